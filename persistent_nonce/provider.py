@@ -1,0 +1,115 @@
+"""Nonces without a gate: strictly increasing over all threads and processes of a host."""
+
+from __future__ import annotations
+
+from persistent_nonce import nonces, settings
+from persistent_nonce.clock import Now
+from persistent_nonce.errors import ConfigurationError
+from persistent_nonce.state import (
+    Changed,
+    KeyState,
+    Wanted,
+    check_label,
+    check_unit,
+    fingerprint,
+)
+from persistent_nonce.stores.base import Store
+
+__all__ = ["NonceProvider"]
+
+#: The most nonces that one call may reserve.
+_MOST = 1_000_000
+
+
+class NonceProvider:
+    """Hand out the nonces of one key.
+
+    A nonce is the clock's reading in the key's unit, or one more than the last, whichever is greater. For calls that
+    go to an exchange use a `CallGate`, which also keeps them in order on their way; use one or the other for a key.
+
+    Args:
+        store: where the key's state is kept.
+        key: the public part of the API key; only its fingerprint is kept.
+        unit: "ms", "us", "10ns", "ns" or "s"; None follows the key's own, which is ms at first.
+        label: a name for people, shown beside the fingerprint.
+
+    Raises:
+        ConfigurationError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        *,
+        unit: str | None = None,
+        label: str | None = None,
+    ) -> None:
+        self.key = fingerprint(key)
+        self._store = store
+        self._wanted = Wanted(
+            unit=None if unit is None else check_unit(unit),
+            label=None if label is None else check_label(label),
+        )
+
+    def next(self) -> int:
+        """Take the next nonce (I1, I2).
+
+        Raises:
+            NonceRangeError: it would lie too far ahead of the clock, or above 2**63 - 1.
+            UnitMismatchError: the key counts in another unit.
+            KeyClosedError: the key is closed.
+            StoreError: the state cannot be used; no nonce was issued.
+        """
+        return self._store.update(self.key, self._issue).nonce
+
+    __call__ = next
+
+    def reserve(self, count: int) -> range:
+        """Take `count` nonces in a row, from 1 to 1,000,000, at the cost of one.
+
+        Raises:
+            NonceError: as `next`; none of them was issued.
+        """
+        if (
+            isinstance(count, bool)
+            or not isinstance(count, int)
+            or not 1 <= count <= _MOST
+        ):
+            raise ConfigurationError(
+                f"cannot reserve {count!r:.40} nonces", f"a number from 1 to {_MOST}"
+            )
+
+        def change(state: KeyState, now: Now) -> Changed:
+            return Changed(nonces.issue(self._configured(state), now, count))
+
+        last = self._store.update(self.key, change).nonce
+        return range(last - count + 1, last + 1)
+
+    @property
+    def last(self) -> int:
+        """The high-water mark; every nonce to come is greater. Consumes nothing and takes no lock."""
+        return self._store.read(self.key).nonce
+
+    def raise_floor(self, at_least: int) -> int:
+        """Let every nonce to come be greater than `at_least`; return the mark, which never goes down (I10).
+
+        Raises:
+            NonceRangeError: no nonce would be left.
+            StoreError: the state cannot be used; nothing was changed.
+        """
+        if isinstance(at_least, bool) or not isinstance(at_least, int):
+            raise ConfigurationError(
+                f"a floor of {at_least!r:.40}", "a whole number in the key's unit"
+            )
+
+        def change(state: KeyState, now: Now) -> Changed:
+            return Changed(nonces.raise_floor(self._configured(state), now, at_least))
+
+        return self._store.update(self.key, change, durable=True).nonce
+
+    def _issue(self, state: KeyState, now: Now) -> Changed:
+        return Changed(nonces.issue(self._configured(state), now))
+
+    def _configured(self, state: KeyState) -> KeyState:
+        return settings.configure(state, self._wanted)

@@ -1,0 +1,326 @@
+"""Who may call, and what follows from how it ended: pure functions of a key's state and the time.
+
+The guarantees kept here, numbered as in the README:
+
+    I4      wake: another boot starts above all that the last one may have issued
+    I5      admit: a call starts only when none is running
+    I6      admit, finish: counter and interval are charged at admission, again at the end
+    I7      join, admit: first come, first served; who lets its turn pass is passed over
+    I8      clamp: a clock step never makes a wait longer than what caused it
+
+A rule returns the new state, or `Changed` with the call records to be written beside it.
+It raises to have nothing stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.nonces import check_open, issue
+from persistent_nonce.recovery import refuse, rest
+from persistent_nonce.state import (
+    CallRecord,
+    Changed,
+    KeyState,
+    Outcome,
+    Recovery,
+    Running,
+    Turn,
+    Waiting,
+)
+
+__all__ = [
+    "PASS_OVER",
+    "admit",
+    "clamp",
+    "finish",
+    "head",
+    "join",
+    "leave",
+    "mine",
+    "outlook",
+    "prune",
+    "ready_at",
+    "wake",
+]
+
+#: Nanoseconds of its turn that the head of the queue may let pass.
+PASS_OVER: Final = SECOND
+
+
+def wake(state: KeyState, now: Now) -> Changed:
+    """Enter another boot: start above the ceiling (I4), with nobody waiting and the call counter full."""
+    if not state.boot:
+        return Changed(state._replace(boot=now.boot))
+    ended = state
+    records: tuple[CallRecord, ...] = ()
+    if state.running is not None:
+        ended, records = _end(state, now, state.running, "interrupted", took=None)
+    return Changed(
+        ended._replace(
+            nonce=max(state.nonce, state.ceiling),
+            synced=0,
+            boot=now.boot,
+            started=now.mono,
+            tat=now.mono + state.burst * (state.every or 0),
+            turn=None,
+            queue=(),
+        ),
+        records,
+    )
+
+
+# --- time -----------------------------------------------------------------------------
+
+
+def clamp(state: KeyState, now: Now) -> KeyState:
+    """Cut back, in the state itself, every wait that a clock set back has made longer (I8)."""
+    if now.wall < state.set_at and state.not_before:
+        length = state.not_before - state.set_at
+        state = state._replace(set_at=now.wall, not_before=now.wall + length)
+    fullest = now.mono + state.burst * (state.every or 0)
+    if state.started > now.mono or state.tat > fullest:
+        state = state._replace(
+            started=min(state.started, now.mono), tat=min(state.tat, fullest)
+        )
+    return state
+
+
+def ready_at(state: KeyState, now: Now, call: Waiting) -> int:
+    """Return the `mono` time from which `call` may start if nothing else runs (I6)."""
+    at = state.started + state.interval if state.started else 0
+    if call.cost and state.every is not None:
+        at = max(at, state.tat + (call.cost - state.burst) * state.every)
+    left = rest(state, now, call.priority)
+    return max(at, now.mono + left) if left else at
+
+
+# --- the queue ------------------------------------------------------------------------
+
+
+def _order(call: Waiting) -> tuple[bool, int, int]:
+    return (call.late, -call.priority, call.ticket)
+
+
+def head(state: KeyState) -> Waiting | None:
+    """Return the call that is next: of the highest priority, then the first to come, those late last (I7)."""
+    return min(state.queue, key=_order, default=None)
+
+
+def mine(state: KeyState, id: str) -> Waiting | None:
+    """Return the waiting call of this id, if it stands in the queue."""
+    return next((call for call in state.queue if call.id == id), None)
+
+
+def _settle(state: KeyState, now: Now) -> KeyState:
+    """Write down whose turn it is, after anything that changes the head or ends the running call (I7)."""
+    first = head(state) if state.running is None else None
+    if first is None:
+        return state if state.turn is None else state._replace(turn=None)
+    if state.turn is not None and state.turn.id == first.id:
+        return state
+    since = max(now.mono, ready_at(state, now, first))
+    return state._replace(turn=Turn(first.id, since))
+
+
+def prune(
+    state: KeyState,
+    now: Now,
+    dead: Collection[str],
+    session: str = "",
+    live: Collection[str] = (),
+) -> Changed:
+    """Remove what cannot go on: calls of dead sessions, a running call past its time, and what an interrupt
+    left behind in `session`, the caller's own, of which only the ids in `live` still exist.
+    """
+    records: tuple[CallRecord, ...] = ()
+    queue = tuple(
+        call
+        for call in state.queue
+        if call.session not in dead and (call.session != session or call.id in live)
+    )
+    if len(queue) != len(state.queue):
+        state = state._replace(queue=queue)
+    running = state.running
+    if running is not None:
+        left = running.session == session and running.id not in live
+        if running.session in dead:
+            state, records = _end(state, now, running, "interrupted", took=None)
+        elif left or now.mono > running.until:
+            state, records = _end(state, now, running, "unknown", took=None)
+    return Changed(_settle(state, now), records)
+
+
+def outlook(state: KeyState, now: Now, id: str) -> int:
+    """Return the nanoseconds until a transaction of the waiting call `id` can change anything.
+
+    What others do meanwhile can make it sooner, so the state must be looked at in between.
+    """
+    call, first = mine(state, id), head(state)
+    if call is None or call.late or state.closed or clamp(state, now) is not state:
+        return 0
+    if state.running is not None:
+        return max(0, state.running.until + 1 - now.mono)
+    if first is call:
+        return max(0, ready_at(state, now, call) - now.mono)
+    return max(0, state.turn.since + PASS_OVER - now.mono) if state.turn else 0
+
+
+def join(state: KeyState, now: Now, call: Waiting) -> KeyState:
+    """Put `call` at the end of the queue; a call that stands there already keeps its ticket.
+
+    Raises:
+        KeyClosedError: the key is closed.
+    """
+    check_open(state)
+    if mine(state, call.id) is not None:
+        return state
+    ticket = state.ticket + 1
+    queue = (*state.queue, call._replace(ticket=ticket))
+    return _settle(state._replace(ticket=ticket, queue=queue), now)
+
+
+def admit(
+    state: KeyState, now: Now, id: str, *, hold: int, durable: bool = False
+) -> Changed:
+    """Start the call `id` if it is its turn: charge it, issue its nonce, mark it as running (I5, I6, I7).
+
+    The caller has clamped and pruned the state in the same transaction. Whether the call was started shows in
+    the `running` of the result.
+
+    Args:
+        hold: nanoseconds after which the call may be overtaken.
+        durable: write its record now, since its loss would not be noticed otherwise.
+
+    Raises:
+        KeyClosedError, NonceRangeError: as from `issue`.
+    """
+    call = mine(state, id)
+    if call is None:
+        return Changed(state)
+    if call.late:
+        state = _mark_late(state, lambda other: other.late and other.id != id)
+    state = _settle(state, now)
+    state = _pass_over(state, now, id)
+    first = head(state)
+    if (
+        state.running is not None
+        or first is None
+        or first.id != id
+        or now.mono < ready_at(state, now, first)
+    ):
+        return Changed(state)
+    state = issue(state, now)
+    running = Running(
+        id=id,
+        session=call.session,
+        method=call.method,
+        cost=call.cost,
+        nonce=state.nonce,
+        at=now.wall,
+        since=now.mono,
+        until=now.mono + hold,
+        waited=now.mono - call.since,
+    )
+    state = state._replace(
+        queue=tuple(other for other in state.queue if other.id != id),
+        running=running,
+        started=now.mono,
+        tat=_charged(state, max(state.tat, now.mono), call.cost),
+        turn=None,
+    )
+    if not durable:
+        return Changed(state)
+    return Changed(state, (_record(state.key, running, "in_flight", None, 0),))
+
+
+def _mark_late(state: KeyState, late: Callable[[Waiting], bool]) -> KeyState:
+    return state._replace(
+        queue=tuple(call._replace(late=late(call)) for call in state.queue)
+    )
+
+
+def _pass_over(state: KeyState, now: Now, id: str) -> KeyState:
+    """Move a head that has let its turn pass, with all that wait in its session, behind the others (I7)."""
+    first, turn = head(state), state.turn
+    if first is None or turn is None or first.id == id:
+        return state
+    if now.mono < turn.since + PASS_OVER:
+        return state
+    absent = first.session
+    state = _mark_late(
+        state, lambda call: call.late or (call.session == absent and call.id != id)
+    )
+    return _settle(state._replace(turn=None), now)
+
+
+def leave(state: KeyState, now: Now, id: str) -> Changed:
+    """Take the call `id` out again, wherever it stands: it was not sent."""
+    if state.running is not None and state.running.id == id:
+        return _end(state, now, state.running, "not_sent", took=0)
+    queue = tuple(call for call in state.queue if call.id != id)
+    return Changed(_settle(state._replace(queue=queue), now))
+
+
+def finish(
+    state: KeyState,
+    now: Now,
+    call: Running,
+    outcome: Outcome,
+    recovery: Recovery,
+) -> Changed:
+    """End `call` with `outcome`; one that runs no more (overtaken, or finished before) only settles its record.
+
+    The counter is charged again, since the exchange counts when a request arrives, not when we let it go (I6).
+    """
+    took = now.mono - call.since
+    if state.running is None or state.running.id != call.id:
+        return _settled(state, call, outcome, took)
+    if outcome != "not_sent":
+        state = state._replace(tat=max(state.tat, _charged(state, now.mono, call.cost)))
+    if outcome == "invalid_nonce":
+        state = refuse(state, now, call, recovery)
+    elif outcome == "ok" and state.refusals:
+        state = state._replace(refusals=0)
+    return _end(state, now, call, outcome, took)
+
+
+def _charged(state: KeyState, tat: int, cost: int) -> int:
+    return tat + cost * state.every if state.every is not None else tat
+
+
+def _end(
+    state: KeyState, now: Now, call: Running, outcome: Outcome, took: int | None
+) -> Changed:
+    state, records = _settled(state._replace(running=None), call, outcome, took)
+    return Changed(_settle(state, now), records)
+
+
+def _settled(
+    state: KeyState, call: Running, outcome: Outcome, took: int | None
+) -> Changed:
+    serial = 0
+    if outcome not in ("unknown", "interrupted"):
+        serial = state.settled + 1
+        state = state._replace(settled=serial)
+    return Changed(state, (_record(state.key, call, outcome, took, serial),))
+
+
+def _record(
+    key: str, call: Running, outcome: Outcome, took: int | None, serial: int
+) -> CallRecord:
+    return CallRecord(
+        id=call.id,
+        key=key,
+        session=call.session,
+        method=call.method,
+        cost=call.cost,
+        nonce=call.nonce,
+        at=call.at,
+        waited=call.waited,
+        took=took,
+        outcome=outcome,
+        serial=serial,
+    )

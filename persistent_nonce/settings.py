@@ -1,0 +1,76 @@
+"""The stored settings of a key: followed by who has no opinion, refused to who has another one."""
+
+from __future__ import annotations
+
+from persistent_nonce.clock import nanoseconds
+from persistent_nonce.errors import ConfigurationError, UnitMismatchError
+from persistent_nonce.state import KeyState, Rate, Wanted
+
+__all__ = ["configure", "set_tier"]
+
+
+def configure(state: KeyState, wanted: Wanted) -> KeyState:
+    """Store what nobody has said before, so that two programs cannot pace one key differently.
+
+    Raises:
+        UnitMismatchError: the key's nonces are in another unit.
+        ConfigurationError: another setting contradicts the stored one.
+    """
+    if wanted.unit is not None and wanted.unit != state.unit:
+        if state.unit is not None:
+            raise UnitMismatchError(
+                f"key {state.key} counts in {state.unit}, not {wanted.unit}",
+                f"leave the unit out, or change it for all with: set-unit {state.key} "
+                f"{wanted.unit} (finer only)",
+            )
+        state = state._replace(unit=wanted.unit)
+    if wanted.label is not None and wanted.label != state.label:
+        state = state._replace(label=wanted.label)
+    for name in ("min_interval", "attempts", "max_lead"):
+        value, stored = getattr(wanted, name), getattr(state, name)
+        if value is None or value == stored:
+            continue
+        if stored is not None:
+            raise _contradiction(state, name)
+        state = state._replace(**{name: value})
+    rate = wanted.rate or (wanted.default_rate if state.every is None else None)
+    return state if rate is None else _follow(state, rate)
+
+
+def _follow(state: KeyState, rate: Rate) -> KeyState:
+    every = nanoseconds(rate.every)
+    if state.every is None:
+        return state._replace(every=every, burst=rate.burst, tier=rate.tier)
+    if (every, rate.burst) != (state.every, state.burst):
+        raise _contradiction(state, f"rate (stored: {state.tier or state.rate})")
+    return state
+
+
+def _contradiction(state: KeyState, name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"key {state.key} is used with another {name}",
+        "leave it out to follow the key's own, or change it for all processes with: "
+        f"set-tier {state.key}",
+    )
+
+
+def set_tier(
+    state: KeyState,
+    *,
+    rate: Rate | None = None,
+    min_interval: int | None = None,
+    attempts: int | None = None,
+    max_lead: int | None = None,
+) -> KeyState:
+    """Change the stored pacing of a key, for all its processes; what is None stays."""
+    if rate is not None:
+        state = state._replace(
+            every=nanoseconds(rate.every), burst=rate.burst, tier=rate.tier
+        )
+    changes = {
+        "min_interval": min_interval,
+        "attempts": attempts,
+        "max_lead": max_lead,
+    }
+    given = {name: value for name, value in changes.items() if value is not None}
+    return state._replace(turn=None, **given)

@@ -1,0 +1,130 @@
+"""Procedures that wait, written once and run on a thread or on an event loop.
+
+A procedure is a coroutine that awaits only `do(call)`, a blocking call, and `pause(seconds)`. `run` carries
+these steps out on this thread, `arun` on the running loop, each call in a worker thread. A test may drive a
+procedure one step at a time instead, or drop it half-way to model a crash.
+
+An error that strikes while a step is carried out, or between two, is thrown into the procedure where it
+waits, so that its own cleaning up runs. A caller that is interrupted or cancelled may lose the result of a call
+that was carried out: whatever a procedure does must be undoable by an id chosen before.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Generator
+from types import CoroutineType, coroutine
+from typing import Any, TypeAlias, TypeVar, cast
+
+__all__ = ["Step", "Steps", "arun", "do", "identity", "pause", "run"]
+
+T = TypeVar("T")
+
+#: What a procedure yields: a call to be made, or seconds to be waited.
+Step: TypeAlias = Callable[[], Any] | float
+Steps: TypeAlias = Coroutine[Step, Any, T]
+
+
+@coroutine
+def do(call: Callable[[], T]) -> Generator[Step, Any, T]:
+    """Have `call` made, and return its result."""
+    result: T = yield call
+    return result
+
+
+@coroutine
+def pause(seconds: float) -> Generator[Step, None, None]:
+    """Wait for `seconds` of real time."""
+    yield float(seconds)
+
+
+def run(steps: Steps[T]) -> T:
+    """Carry `steps` out on this thread and return their result.
+
+    Raises:
+        BaseException: whatever the procedure raises, an interrupt that it was told of included.
+    """
+    procedure = cast("CoroutineType[Step, Any, T]", steps)
+    resume: Callable[[Any], Step] = procedure.send
+    value: Any = None
+    while True:
+        try:
+            while True:
+                step = resume(value)
+                resume, value = procedure.send, None
+                value = _perform(step)
+        except BaseException as error:
+            # Nothing is called here while the procedure is suspended: CPython looks for signals after a
+            # call, and one that struck here would leave the procedure without its cleaning up.
+            if procedure.cr_frame is not None:
+                resume, value = procedure.throw, error
+            elif isinstance(error, StopIteration):
+                return cast("T", error.value)
+            else:
+                raise
+
+
+def _perform(step: Step) -> Any:
+    return step() if callable(step) else time.sleep(step)
+
+
+async def arun(steps: Steps[T]) -> T:
+    """Carry `steps` out on the running loop, each call in a worker thread, and return their result.
+
+    A call that has begun is waited for even when the task is cancelled: an abandoned thread would go on to
+    take what nobody then gives back.
+    """
+    from asyncio import sleep  # a program without an event loop need not load asyncio
+
+    procedure = cast("CoroutineType[Step, Any, T]", steps)
+    resume: Callable[[Any], Step] = procedure.send
+    value: Any = None
+    while True:
+        try:
+            while True:
+                step = resume(value)
+                resume, value = procedure.send, None
+                value = await (_in_thread(step) if callable(step) else sleep(step))
+        except BaseException as error:
+            if procedure.cr_frame is not None:
+                resume, value = procedure.throw, error
+            elif isinstance(error, StopIteration):
+                return cast("T", error.value)
+            else:
+                raise
+
+
+async def _in_thread(call: Callable[[], T]) -> T:
+    """Make `call` in a worker thread; when cancelled, raise only once it has ended."""
+    import asyncio
+
+    # A future, not a task: when a loop shuts down it cancels every task it knows.
+    work = asyncio.get_running_loop().run_in_executor(None, call)
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError:
+                continue
+        if not work.cancelled():
+            work.exception()  # seen, or the loop would complain of it
+        raise
+
+
+def identity() -> tuple[int, int]:
+    """Return who is running: the thread and its current task (0 outside any), each as a number.
+
+    Not a context variable: child tasks and `asyncio.to_thread` inherit those.
+    """
+    asyncio = sys.modules.get("asyncio")
+    task = None
+    if asyncio is not None:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs on this thread
+            task = None
+    return threading.get_ident(), id(task) if task is not None else 0

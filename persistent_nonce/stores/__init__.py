@@ -1,0 +1,27 @@
+"""Stores: where the states of keys are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from persistent_nonce.stores.sqlite import SQLiteStore
+
+__all__ = ["open_store"]
+
+
+def open_store() -> SQLiteStore:
+    """Open the default place of this user on this machine, and make it at the first time.
+
+    That is the file named by PERSISTENT_NONCE_DB, else one in the user's state directory.
+
+    Raises:
+        StoreError: it cannot be opened, or is not a place where state outlives a redeploy.
+    """
+    from persistent_nonce.stores import place
+    from persistent_nonce.stores.sqlite import SQLiteStore
+
+    path = place.default_path()
+    implicit = place.chosen_path() is None
+    place.check_filesystem(path, implicit=implicit, trust=False)
+    return SQLiteStore(place.prepare(path, shared=False, create=implicit))

@@ -1,0 +1,82 @@
+"""What SQLite's errors mean here: each becomes one of ours, with a hint (I9)."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from persistent_nonce.errors import (
+    StoreCorruptError,
+    StoreError,
+    StorePermissionError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
+
+__all__ = ["RETRIED", "explain_sqlite", "primary"]
+
+_NONE: Final = "no nonce was issued"
+
+#: Primary result codes (sqlite.org/rescode.html) and what they come to.
+_MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
+    sqlite3.SQLITE_FULL: (
+        StoreUnavailableError,
+        "the disk is full",
+        "free some space; the library goes on by itself",
+    ),
+    sqlite3.SQLITE_READONLY: (
+        StoreUnavailableError,
+        "the database is read-only",
+        "it needs a writable file, directory and mount",
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        StoreUnavailableError,
+        "the database cannot be opened",
+        "look at its directory's owner and mode, and for free file descriptors",
+    ),
+    sqlite3.SQLITE_IOERR: (
+        StoreUnavailableError,
+        "the disk reports an input/output error",
+        "look at the system's log",
+    ),
+    sqlite3.SQLITE_PERM: (
+        StorePermissionError,
+        "the database may not be used",
+        "look at its owner and mode",
+    ),
+    sqlite3.SQLITE_CORRUPT: (
+        StoreCorruptError,
+        "the database is damaged",
+        "run: persistent-nonce recover",
+    ),
+    sqlite3.SQLITE_NOTADB: (
+        StoreCorruptError,
+        "the file is not a database, or a damaged one",
+        "name another file, or run: persistent-nonce recover",
+    ),
+    sqlite3.SQLITE_BUSY: (
+        StoreTimeoutError,
+        "another program holds the database",
+        "close the sqlite3 shell or backup that has it open",
+    ),
+}
+
+#: What passes by itself within a moment, for a reader.
+RETRIED: Final = frozenset(
+    {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_SCHEMA}
+)
+
+
+def primary(error: sqlite3.Error) -> int:
+    """Return the primary result code of an error, 0 if SQLite was not asked at all."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def explain_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
+    """Return the error of our tree for one of SQLite's."""
+    kind, message, hint = _MEANING.get(
+        primary(error),
+        (StoreUnavailableError, f"SQLite: {error}", "run: persistent-nonce doctor"),
+    )
+    return kind(f"{message}: {path}; {_NONE}", hint)

@@ -1,0 +1,68 @@
+"""Whether the files of a store are still those it opened.
+
+A WAL database that was unlinked, renamed or replaced goes on issuing from the dead file; an unlinked `-wal` or `-shm`
+splits its users in two; a replaced lock file admits two holders. So each transaction compares, under the lock.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from persistent_nonce.errors import StoreReplacedError
+
+__all__ = ["Files"]
+
+_SUFFIXES: Final = ("", ".lock", "-wal", "-shm")
+
+
+class Files:
+    """Device and inode of the database, its lock file, `-wal` and `-shm`, as they were recorded."""
+
+    def __init__(self, path: Path) -> None:
+        self._paths = [f"{path}{suffix}" for suffix in _SUFFIXES]
+        self._recorded: list[tuple[int, int]] = []
+
+    def record(self) -> None:
+        """Remember the files as they are; to be called under the lock, inside the first transaction."""
+        self._recorded = self._look()
+
+    def check(self) -> None:
+        """Raise StoreReplacedError if a file was deleted or replaced since."""
+        if self._recorded and self._look() != self._recorded:
+            raise self._difference()
+
+    def check_lock(self, descriptor: int) -> None:
+        """Raise StoreReplacedError if the lock file is not the one that is open as `descriptor`."""
+        held = os.fstat(descriptor)
+        if _identity(self._paths[1]) != (held.st_dev, held.st_ino):
+            raise _replaced(self._paths[1])
+
+    def _look(self) -> list[tuple[int, int]]:
+        try:
+            stat = os.stat
+            return [((s := stat(path)).st_dev, s.st_ino) for path in self._paths]
+        except FileNotFoundError:
+            raise self._difference() from None
+
+    def _difference(self) -> StoreReplacedError:
+        for path, recorded in zip(self._paths, self._recorded, strict=False):
+            if _identity(path) != recorded:
+                return _replaced(path)
+        return _replaced(self._paths[0])
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return (0, 0)
+    return (status.st_dev, status.st_ino)
+
+
+def _replaced(path: str) -> StoreReplacedError:
+    return StoreReplacedError(
+        f"{path} was deleted or replaced while in use; no nonce was issued",
+        "stop all programs of this store, then run: persistent-nonce doctor",
+    )

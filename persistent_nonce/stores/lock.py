@@ -1,0 +1,112 @@
+"""The store's lock: a mutex between threads, and under it a kernel lock between processes.
+
+It is held for one transaction, never across a sleep or a network call. While it waits for the kernel's lock it
+lets go of the mutex between tries, so that a fork (which takes the mutex) need not wait for another process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from filelock import lock_descriptor
+
+from persistent_nonce.errors import StoreError, StoreTimeoutError
+
+__all__ = ["StoreLock"]
+
+T = TypeVar("T")
+
+#: Seconds between two tries, at random. Measured on 2 to 16 hammering processes: shares stay within a factor
+#: of two, waits below 80 ms; an exponential back-off starves, and a blocking flock has no deadline.
+_RETRY: Final = (50e-6, 300e-6)
+
+
+class StoreLock:
+    """An exclusive lock on an open file, over threads and processes.
+
+    Args:
+        descriptor: the open lock file, which this object owns from here on.
+        name: what to call it in an error.
+        timeout: seconds after which a wait ends.
+    """
+
+    def __init__(self, descriptor: int, name: str, timeout: float) -> None:
+        self.descriptor = descriptor
+        self.name = name
+        self.timeout = timeout
+        self._mutex = threading.RLock()
+        self._owner = 0
+
+    def hold(self, work: Callable[[], T]) -> T:
+        """Do `work` under the lock and return its result.
+
+        Signal-safe: an interrupt at any moment leaves nothing locked. CPython looks for signals after a call, so
+        each `finally` begins with the one C call that gives the lock back. The mutex is an RLock only because
+        its release by a thread that never got it fails without harm; re-entry is refused.
+
+        Raises:
+            StoreTimeoutError: the lock was not free within the timeout.
+            StoreError: this thread holds it already (a signal handler, or a finalizer inside a transaction).
+        """
+        if self._owner == threading.get_ident():
+            raise StoreError(
+                f"{self.name} is in use by this very thread; no nonce was issued",
+                "do not call the library from a signal handler or a __del__",
+            )
+        mutex, descriptor = self._mutex, self.descriptor
+        left, deadline = self.timeout, 0.0
+        while True:
+            try:
+                if mutex.acquire(timeout=left):
+                    try:
+                        self._owner = threading.get_ident()
+                        try:
+                            if lock_descriptor(descriptor, blocking=False):
+                                return work()
+                        finally:
+                            fcntl.flock(descriptor, fcntl.LOCK_UN)
+                    finally:
+                        self._owner = 0
+            finally:
+                try:
+                    mutex.release()
+                except RuntimeError:
+                    pass  # it was not got
+            now = time.monotonic()
+            deadline = deadline or now + self.timeout
+            left = deadline - now
+            if left <= 0:
+                raise StoreTimeoutError(
+                    f"{self.name} was not free for {self.timeout:g} s; "
+                    "no nonce was issued",
+                    "a stopped process may hold it: doctor tells which",
+                )
+            time.sleep(random.uniform(*_RETRY))  # noqa: S311 (jitter, not a secret)
+
+    def acquire_mutex(self, timeout: float) -> bool:
+        """Keep other threads of this process out, before a fork; False if that cannot be had."""
+        if self._owner == threading.get_ident():
+            return False
+        return self._mutex.acquire(timeout=timeout)
+
+    def release_mutex(self) -> None:
+        """Let other threads in again, in the parent after a fork."""
+        self._mutex.release()
+
+    def abandon(self) -> None:
+        """Give up what was inherited over fork: close without unlocking, which would unlock the parent's."""
+        self._mutex = threading.RLock()
+        self._owner = 0
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptor; the lock file stays, since deleting it would admit two holders."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

@@ -1,0 +1,152 @@
+"""Reading a database without its lock, and without leaving a trace.
+
+A WAL database that is open somewhere has a `-wal` beside it and is read through it. One that was closed has
+none, and opening it the usual way would create `-wal` and `-shm`; it is read as immutable instead, and looked
+at again afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
+from persistent_nonce.errors import NonceError, StoreUnavailableError
+from persistent_nonce.state import CallRecord, KeyState
+from persistent_nonce.stores.failures import RETRIED, explain_sqlite, primary
+from persistent_nonce.stores.place import explain
+from persistent_nonce.stores.rows import (
+    decode,
+    decode_call,
+    select_calls,
+    select_keys,
+    select_row,
+    version,
+)
+
+__all__ = ["Reader"]
+
+#: Seconds for which a reader tries again while a database is being opened, closed or recovered by others.
+_PATIENCE: Final = 5.0
+_RETRY: Final = 0.002
+
+
+class Reader:
+    """A reading connection of its own, safe to be shared by threads.
+
+    Args:
+        path: the database, which must exist.
+        clock: what the commands that show ages and leads compare with.
+    """
+
+    def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.path = path
+        self.clock = clock
+        self.mutex = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._wal = f"{path}-wal"
+
+    def now(self) -> Now:
+        """Return the time; the boot is empty where the system does not tell."""
+        return Now(self.clock.wall(), self.clock.mono(), self.clock.boot() or "")
+
+    def read(self, key: str) -> KeyState:
+        """Return the state of `key`; a key never written to is new.
+
+        Raises:
+            StoreError: the database cannot be read or trusted.
+        """
+        rows = self.query(select_row, (key,))
+        return decode(rows[0]) if rows else KeyState(key)
+
+    def keys(self) -> list[str]:
+        """Return the fingerprints of all keys, sorted."""
+        return [row[0] for row in self.query(select_keys)]
+
+    def calls(self, key: str | None = None, limit: int = 100) -> list[CallRecord]:
+        """Return call records, newest first."""
+        return [decode_call(row) for row in self.query(*select_calls(key, limit))]
+
+    def query(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[Any]:
+        """Return all rows of a query over a consistent snapshot."""
+        deadline = 0.0
+        while True:
+            try:
+                with self.mutex:
+                    rows = self._query(sql, arguments)
+                if rows is not None:
+                    return rows
+            except sqlite3.Error as error:
+                late = deadline and time.monotonic() >= deadline
+                if primary(error) not in RETRIED or late:
+                    raise explain_sqlite(error, self.path) from error
+            except OSError as error:
+                if isinstance(error, NonceError):
+                    raise  # ours: a TimeoutError is an OSError
+                raise explain(error, self.path) from error
+            deadline = deadline or time.monotonic() + _PATIENCE
+            if time.monotonic() >= deadline:
+                raise StoreUnavailableError(
+                    f"{self.path} changes all the time under its reader",
+                    "run: persistent-nonce doctor",
+                )
+            time.sleep(_RETRY)
+
+    def _query(self, sql: str, arguments: tuple[Any, ...]) -> list[Any] | None:
+        if self._connection is not None:
+            return self._connection.execute(sql, arguments).fetchall()
+        if os.path.exists(self._wal):
+            self._connection = self._open("mode=ro")
+            return self._connection.execute(sql, arguments).fetchall()
+        before = self._seen()
+        connection = self._open("mode=ro&immutable=1")
+        try:
+            rows = connection.execute(sql, arguments).fetchall()
+        finally:
+            connection.close()
+        return rows if self._seen() == before else None
+
+    def _open(self, how: str) -> sqlite3.Connection:
+        if not self.path.exists():
+            raise StoreUnavailableError(
+                f"there is no database {self.path}",
+                "name it with --db or PERSISTENT_NONCE_DB, or start a bot first",
+            )
+        connection = sqlite3.connect(
+            f"file:{quote(str(self.path))}?{how}",
+            uri=True,
+            timeout=0.2,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if version(connection) == 0:
+                raise StoreUnavailableError(
+                    f"{self.path} has not been set up", "start a bot first"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _seen(self) -> tuple[int, int, bool]:
+        status = os.stat(self.path)
+        return status.st_size, status.st_mtime_ns, os.path.exists(self._wal)
+
+    def forget(self) -> sqlite3.Connection | None:
+        """Give up the connection without closing it, in a forked child; return it to be closed later."""
+        self.mutex = threading.Lock()
+        connection, self._connection = self._connection, None
+        return connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self.mutex:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()

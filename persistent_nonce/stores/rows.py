@@ -1,0 +1,224 @@
+"""How states and call records lie in SQLite: schema, migrations, encoding, and the check of each row."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from typing import Any, Final, cast
+from zlib import crc32
+
+from persistent_nonce.errors import StoreCorruptError, StoreVersionError
+from persistent_nonce.state import CallRecord, KeyState, Running, Turn, Waiting
+
+__all__ = [
+    "KEPT_CALLS",
+    "SCHEMA",
+    "decode",
+    "decode_call",
+    "encode",
+    "migrate",
+    "select_calls",
+    "select_keys",
+    "select_row",
+    "version",
+    "write_calls",
+    "write_row",
+]
+
+#: The version of the schema, in SQLite's `user_version` and mixed into the check of each row: a process of
+#: another version finds out at its next transaction. A migration seals every row anew.
+SCHEMA: Final = 1
+
+#: SQLite's `application_id` of our databases ("PNon").
+_APPLICATION: Final = 0x504E6F6E
+
+#: How many settled call records are kept for a key.
+KEPT_CALLS: Final = 1000
+
+_COLUMNS: Final = KeyState._fields
+_EXEMPT: Final = _COLUMNS.index("exempt")
+_CLOSED: Final = _COLUMNS.index("closed")
+_TURN: Final = _COLUMNS.index("turn")
+_TEXT: Final = frozenset({"key", "label", "boot", "tier", "reason", "diagnosis", "turn", "queue", "running"})  # fmt: skip
+_OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
+
+_NAMES: Final = ", ".join(f'"{name}"' for name in (*_COLUMNS, "check"))
+
+#: The row of one key; the names are constants of ours.
+select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 (our own constants)
+select_keys: Final = 'SELECT "key" FROM keys ORDER BY "key"'
+
+_UPDATE: Final = (
+    "UPDATE keys SET "  # noqa: S608 (our own constants)
+    + ", ".join(f'"{name}" = ?' for name in (*_COLUMNS, "check"))
+    + ' WHERE "key" = ?'
+)
+_INSERT: Final = (
+    f"INSERT INTO keys ({_NAMES}) "  # noqa: S608 (our own constants)
+    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
+)
+
+_CALL_NAMES: Final = ", ".join(f'"{name}"' for name in CallRecord._fields)
+_CALL: Final = f"SELECT {_CALL_NAMES} FROM calls"  # noqa: S608 (our own constants)
+_NEWEST: Final = ' ORDER BY "at" DESC, "nonce" DESC LIMIT ?'
+
+# A call that ended before keeps the number it was settled under.
+_PUT_CALL: Final = (
+    f"INSERT INTO calls ({_CALL_NAMES}) "  # noqa: S608 (our own constants)
+    f"VALUES ({', '.join('?' * len(CallRecord._fields))}) "
+    'ON CONFLICT ("id") DO UPDATE SET "took" = excluded."took", '
+    '"outcome" = excluded."outcome", '
+    '"serial" = max("serial", excluded."serial")'
+)
+_TRIM: Final = 'DELETE FROM calls WHERE "key" = ? AND "serial" BETWEEN 1 AND ?'
+
+
+def encode(state: KeyState) -> tuple[Any, ...]:
+    """Return the row of `state`, its check last."""
+    row = (
+        *state[:_EXEMPT],
+        int(state.exempt),
+        *state[_EXEMPT + 1 : _CLOSED],
+        int(state.closed),
+        *state[_CLOSED + 1 : _TURN],
+        _dump(state.turn),
+        _dump(state.queue),
+        _dump(state.running),
+    )
+    return (*row, _check(row))
+
+
+def decode(row: tuple[Any, ...]) -> KeyState:
+    """Return the state in a row, or raise StoreCorruptError if a bit of it is not as it was written."""
+    *values, check = row
+    if check != _check(tuple(values)):
+        raise StoreCorruptError(
+            f"the stored state of key {values[0]!r:.40} is damaged; no nonce was issued",
+            "run: persistent-nonce recover",
+        )
+    values[_EXEMPT] = bool(values[_EXEMPT])
+    values[_CLOSED] = bool(values[_CLOSED])
+    turn, queue, running = values[_TURN:]
+    values[_TURN:] = (
+        Turn(*json.loads(turn)) if turn else None,
+        tuple(Waiting(*call) for call in json.loads(queue)) if queue else (),
+        Running(*json.loads(running)) if running else None,
+    )
+    return KeyState._make(values)
+
+
+def _dump(value: tuple[Any, ...] | None) -> str:
+    return json.dumps(value, separators=(",", ":")) if value else ""
+
+
+def _check(row: tuple[Any, ...]) -> int:
+    """CRC-32 of a row: SQLite's own integrity check does not see bit rot in a stored number."""
+    return crc32(repr(row).encode("utf-8", "surrogatepass"), SCHEMA)
+
+
+def write_row(
+    connection: sqlite3.Connection, row: tuple[Any, ...], *, new: bool
+) -> None:
+    """Store a row, the first of its key if `new`."""
+    if new:
+        connection.execute(_INSERT, row)
+    else:
+        connection.execute(_UPDATE, (*row, row[0]))
+
+
+def decode_call(row: tuple[Any, ...]) -> CallRecord:
+    """Return the call record in a row."""
+    return CallRecord._make(row)
+
+
+def write_calls(connection: sqlite3.Connection, records: Iterable[CallRecord]) -> None:
+    """Store call records, and of each key's settled ones keep the newest 1000."""
+    for record in records:
+        connection.execute(_PUT_CALL, record)
+        if record.serial > KEPT_CALLS:
+            connection.execute(_TRIM, (record.key, record.serial - KEPT_CALLS))
+
+
+def select_calls(key: str | None, limit: int) -> tuple[str, tuple[Any, ...]]:
+    """Return the query for the newest call records, of one key or of all."""
+    if key is None:
+        return _CALL + _NEWEST, (limit,)
+    return _CALL + ' WHERE "key" = ?' + _NEWEST, (key, limit)
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """Return the schema's version, 0 for an empty database.
+
+    Raises:
+        StoreCorruptError: the database is somebody else's.
+        StoreVersionError: it was written by a newer version of this library.
+    """
+    found = cast("int", _one(connection, "PRAGMA user_version"))
+    owner = _one(connection, "PRAGMA application_id")
+    tables = _one(connection, "SELECT count(*) FROM sqlite_schema")
+    if owner != _APPLICATION and (owner or found or tables):
+        raise StoreCorruptError(
+            "the file is a database, but not one of persistent_nonce",
+            "name another file; this one was not changed",
+        )
+    if found > SCHEMA:
+        raise StoreVersionError(
+            f"the database has schema {found}, this version knows {SCHEMA}",
+            "upgrade persistent_nonce in every program of this key",
+        )
+    return found
+
+
+def _one(connection: sqlite3.Connection, query: str) -> Any:
+    return connection.execute(query).fetchall()[0][0]
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to this version; to be run under the store's lock (migrations race otherwise)."""
+    from sqlite_utils import Database  # 135 ms: only for who has to migrate
+    from sqlite_utils.migrations import Migrations
+
+    migrations = Migrations("persistent_nonce")
+
+    @migrations()
+    def first_schema(database: Database) -> None:
+        for statement in _first_schema():
+            database.conn.execute(statement)
+
+    migrations.apply(Database(connection, recursive_triggers=False))
+
+
+def _first_schema() -> list[str]:
+    # Statements, since sqlite-utils has no CHECK constraints.
+    def column(name: str) -> str:
+        if name == "key":
+            return '"key" TEXT PRIMARY KEY NOT NULL CHECK (length("key") = 16)'
+        if name == "unit":
+            return """"unit" TEXT CHECK ("unit" IN ('s', 'ms', 'us', '10ns', 'ns'))"""
+        if name in _TEXT:
+            return f'"{name}" TEXT NOT NULL'
+        if name in _OPTIONAL:
+            return f'"{name}" INTEGER CHECK ("{name}" >= 0)'
+        if name in (
+            "seen",
+            "set_at",
+            "not_before",
+        ):  # a wall clock may stand before 1970
+            return f'"{name}" INTEGER NOT NULL'
+        return f'"{name}" INTEGER NOT NULL CHECK ("{name}" >= 0)'
+
+    return [
+        f"CREATE TABLE keys ({', '.join(map(column, _COLUMNS))}, "
+        '"check" INTEGER NOT NULL) STRICT',
+        'CREATE TABLE calls ("id" TEXT PRIMARY KEY NOT NULL, "key" TEXT NOT NULL, '
+        '"session" TEXT NOT NULL, "method" TEXT NOT NULL, "cost" INTEGER NOT NULL, '
+        '"nonce" INTEGER NOT NULL CHECK ("nonce" > 0), "at" INTEGER NOT NULL, '
+        '"waited" INTEGER NOT NULL, "took" INTEGER, "outcome" TEXT NOT NULL, '
+        '"serial" INTEGER NOT NULL CHECK ("serial" >= 0)) STRICT',
+        'CREATE INDEX calls_of_key ON calls ("key", "serial")',
+        "CREATE TABLE store "
+        '("name" TEXT PRIMARY KEY NOT NULL, "value" TEXT NOT NULL) STRICT',
+        f"PRAGMA application_id = {_APPLICATION}",
+        f"PRAGMA user_version = {SCHEMA}",
+    ]

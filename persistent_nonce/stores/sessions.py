@@ -1,0 +1,151 @@
+"""A process's proof of life: a kernel lock on a file of its own, held until the process ends.
+
+Whether another session lives is asked by trying its lock: the kernel frees it however the process ended, and
+neither a reused pid nor a wrong clock can deceive.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+from filelock import lock_descriptor
+
+__all__ = ["FileSession", "pid_of", "process_state", "sweep"]
+
+_SUFFIX: Final = ".lock"
+_FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class FileSession:
+    """The session of this process in one store. To be made, and closed, under the store's lock.
+
+    Attributes:
+        name: pid, start time in clock ticks since boot, pid namespace, and 8 random hex digits.
+        live: the ids of this process's calls, waiting or running.
+    """
+
+    def __init__(self, directory: Path, *, shared: bool) -> None:
+        pid = os.getpid()
+        self.name = f"{pid}-{_start(pid)}-{_namespace()}-{secrets.token_hex(4)}"
+        self.live: set[str] = set()
+        self._counter = itertools.count(1)
+        self._directory = directory
+        self._path = directory / (self.name + _SUFFIX)
+        mode = 0o660 if shared else 0o600
+        self._descriptor = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, mode)
+        os.fchmod(self._descriptor, mode)  # whatever the umask
+        lock_descriptor(self._descriptor, blocking=False)
+        status = os.fstat(self._descriptor)
+        self._identity = (status.st_dev, status.st_ino)
+
+    def new_id(self) -> str:
+        """Return an id that no other call has: the session's name and a counter."""
+        return f"{self.name}:{next(self._counter)}"
+
+    def intact(self) -> bool:
+        """Whether the file that others would try is still the one this session has locked."""
+        try:
+            status = os.stat(self._path, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self._identity
+
+    def dead(self, names: Collection[str]) -> frozenset[str]:
+        """Return those of the sessions `names` that have ended."""
+        return frozenset(
+            name for name in names if name != self.name and self._is_dead(name)
+        )
+
+    def _is_dead(self, name: str) -> bool:
+        try:
+            descriptor = os.open(self._directory / (name + _SUFFIX), _FLAGS)
+        except FileNotFoundError:
+            return _is_gone(name)
+        try:
+            return lock_descriptor(descriptor, blocking=False)
+        finally:
+            os.close(descriptor)  # and with it the lock, if it was got
+
+    def abandon(self) -> None:
+        """Give up what was inherited over fork; as long as a copy is open the parent would seem to live."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def close(self, *, named: bool) -> None:
+        """End the session; its file goes too unless a row still names it."""
+        if not named and self.intact():
+            self._path.unlink()
+        self.abandon()
+
+
+def pid_of(session: str) -> int:
+    """Return the pid in a session's name."""
+    return int(session.split("-", 1)[0])
+
+
+def process_state(pid: int) -> str:
+    """Return what the kernel says of a process in one word: running, sleeping, stopped, gone, unknown."""
+    letter = _stat_fields(pid)[:1]
+    names = {"R": "running", "S": "sleeping", "D": "sleeping", "T": "stopped"}
+    names |= {"t": "stopped", "Z": "gone", "X": "gone", "I": "sleeping"}
+    return names.get(letter[0], "unknown") if letter else "gone"
+
+
+def sweep(directory: Path, named: Callable[[str], bool]) -> bool:
+    """Remove the files of ended sessions that no row names; return whether a session lives.
+
+    To be called under the store's lock: a file that is being made is not locked yet.
+    """
+    lives = False
+    for path in directory.glob("*" + _SUFFIX):
+        try:
+            descriptor = os.open(path, _FLAGS)
+        except OSError:
+            lives = True  # not ours to judge
+            continue
+        try:
+            if not lock_descriptor(descriptor, blocking=False):
+                lives = True
+            elif not named(path.name.removesuffix(_SUFFIX)):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+    return lives
+
+
+def _is_gone(name: str) -> bool:
+    """Whether a session without a file has ended: its process is gone, as its own pid namespace sees it."""
+    try:
+        pid, start, namespace, _ = name.split("-")
+    except ValueError:
+        return False
+    if namespace != str(_namespace()):
+        return False
+    return _start(int(pid)) != int(start)
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _start(pid: int) -> int:
+    """Return when a process began, in clock ticks since boot (proc(5), field 22); 0 if it is gone."""
+    fields = _stat_fields(pid)
+    return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else 0
+
+
+def _stat_fields(pid: int) -> list[str]:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()  # the name before may hold anything

@@ -1,0 +1,330 @@
+"""The store for real use: a WAL-mode SQLite table behind a lock between processes.
+
+How each guarantee is kept here, numbered as in the README:
+
+    I1, I2  one transaction at a time over all processes, under the lock, from the newest state
+    I3      the kernel frees the lock of a killed process; its transaction never happened
+    I4      the writer: no nonce above `synced` leaves before a ceiling above it is on the disk
+    I9      whatever goes wrong with lock, files, SQLite or a row's check becomes a StoreError
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sqlite3
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
+from persistent_nonce.errors import (
+    ForkedCallError,
+    NonceError,
+    StoreError,
+    StoreUnavailableError,
+)
+from persistent_nonce.state import CallRecord, Change, KeyState, seconds_argument
+from persistent_nonce.stores import forks, place
+from persistent_nonce.stores.failures import explain_sqlite
+from persistent_nonce.stores.identity import Files
+from persistent_nonce.stores.lock import StoreLock
+from persistent_nonce.stores.reader import Reader
+from persistent_nonce.stores.sessions import FileSession, sweep
+from persistent_nonce.stores.writer import Writer
+
+__all__ = ["SQLiteStore"]
+
+_LOG: Final = logging.getLogger("persistent_nonce")
+
+#: Seconds a fork waits for this process's transaction to end; after them the child cannot use the store.
+_FORK_PATIENCE: Final = 5.0
+
+T = TypeVar("T")
+
+_open: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
+
+
+class SQLiteStore:
+    """A store in one database file, for all threads and processes of one host.
+
+    Args:
+        path: the database; it is created if missing, in a directory that exists.
+        shared: let the group use it (directory 2770, files 0660), not the owner alone.
+        timeout: seconds a transaction waits for the store's lock.
+        clock: where the time is read; a test or a simulation gives its own.
+        trust_filesystem: use a file system on which locks or WAL are not known to work; logged.
+
+    Raises:
+        ConfigurationError: an argument cannot be used.
+        StoreError: the database cannot be opened, trusted or written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        shared: bool = False,
+        timeout: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+        trust_filesystem: bool = False,
+    ) -> None:
+        self._state = "new"  # new, open, resting, forked, torn, closed
+        self._timeout = seconds_argument("timeout", timeout, least=0.001)
+        self._shared = shared
+        self.clock = clock
+        place.check_filesystem(Path(path), implicit=False, trust=trust_filesystem)
+        self.path = place.prepare(Path(path), shared=shared, create=False)
+        self._reader = Reader(self.path, clock=clock)
+        self._birth = threading.Lock()
+        self._inherited: list[sqlite3.Connection | None] = []
+        self._begin()
+        forks.register(self)
+        _open.add(self)
+        _LOG.info("opened %s, SQLite %s", self.path, sqlite3.sqlite_version)
+
+    # --- opening, in a process or again in a forked child
+
+    def _begin(self) -> None:
+        """Open everything anew; what was inherited over fork is closed under the lock."""
+        self._pid = os.getpid()
+        self._session: FileSession | None = None
+        self._former: list[FileSession] = []
+        self._pending: deque[tuple[str, Change]] = deque()
+        self._files = Files(self.path)
+        try:
+            descriptor = place.open_lock(self.path, shared=self._shared)
+        except OSError as error:
+            raise self._explained(error) from error
+        self._lock = StoreLock(descriptor, f"the lock of {self.path}", self._timeout)
+        try:
+            self._hold(self._open)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._state = "open"
+
+    def _open(self) -> None:
+        self._files.check_lock(self._lock.descriptor)
+        while self._inherited:
+            connection = self._inherited.pop()
+            if connection is not None:
+                connection.close()
+        place.create_database(self.path, shared=self._shared)
+        self._writer = Writer(self.path, self._files)
+        boot = self.clock.boot()
+        if boot is None:
+            alone = not self._sweep()
+            boot = self._writer.adopt_boot(alone=alone)
+            self._begin_session()
+        self._boot = boot
+
+    def _ready(self) -> None:
+        """Make sure that this store is open in this very process."""
+        if self._state == "open" and self._pid == os.getpid():
+            return
+        if self._state in ("closed", "new"):
+            raise StoreUnavailableError(f"{self.path} is closed", "open a new store")
+        if self._state != "forked":
+            raise ForkedCallError(
+                f"{self.path} was in use while this process was forked from another",
+                "open a new store in the child, or start processes by spawn",
+            )
+        with self._birth:
+            if self._state == "forked":
+                self._begin()
+
+    # --- the store
+
+    def now(self) -> Now:
+        """Return the time as a change is given it."""
+        clock = self.clock
+        return Now(clock.wall(), clock.mono(), self._boot)
+
+    def read(self, key: str) -> KeyState:
+        """Return the state of `key` without a lock; a key never written to is new."""
+        self._ready()
+        return self._reader.read(key)
+
+    def keys(self) -> list[str]:
+        """Return the fingerprints of all keys, sorted."""
+        self._ready()
+        return self._reader.keys()
+
+    def calls(self, key: str | None = None, limit: int = 100) -> list[CallRecord]:
+        """Return call records, newest first."""
+        self._ready()
+        return self._reader.calls(key, limit)
+
+    def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
+        """Apply the pure function `change` to the state of `key` and return what was stored.
+
+        Args:
+            durable: return only when the result is on the disk.
+
+        Raises:
+            StoreError: the state could not be locked, read, trusted or written.
+        """
+        self._ready()
+
+        def work() -> KeyState:
+            try:
+                return self._writer.transact(key, change, self.now, durable=durable)
+            finally:
+                if self._pending:
+                    self._drain()
+
+        return self._hold(work)
+
+    def later(self, key: str, change: Change) -> None:
+        """Apply `change` soon, from a place that may not wait: a finalizer, or after `update` failed.
+
+        Whoever next holds the lock here does it; a thread of its own sees to it that somebody does.
+        """
+        self._pending.append((key, change))
+        try:
+            threading.Thread(target=self._try_drain, daemon=True).start()
+        except RuntimeError:
+            pass  # the interpreter is shutting down: `close` does it
+
+    def _try_drain(self) -> None:
+        try:
+            self._ready()
+            self._hold(self._drain)
+        except NonceError as error:
+            _LOG.warning("a call could not be ended yet: %s", error)
+
+    def _drain(self) -> None:
+        while self._pending:
+            key, change = self._pending[0]
+            try:
+                self._writer.transact(key, change, self.now, durable=False)
+            except (NonceError, sqlite3.Error, OSError) as error:
+                _LOG.warning("a call could not be ended yet: %s", error)
+                return
+            self._pending.popleft()
+
+    def _hold(self, work: Callable[[], T]) -> T:
+        try:
+            return self._lock.hold(work)
+        except NonceError:
+            raise
+        except (sqlite3.Error, OSError) as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: sqlite3.Error | OSError) -> StoreError:
+        if isinstance(error, OSError):
+            return place.explain(error, self.path)
+        return explain_sqlite(error, self.path)
+
+    # --- sessions
+
+    def session(self) -> FileSession:
+        """Return this process's session, begun at the first call, and anew if its file was removed."""
+        self._ready()
+        session = self._session
+        if session is not None and session.intact():
+            return session
+        return self._hold(self._begin_session)
+
+    def _begin_session(self) -> FileSession:
+        former = self._session
+        if former is not None:
+            if former.intact():
+                return former  # another thread was first
+            _LOG.warning("the file of session %s was removed", former.name)
+            self._former.append(former)  # its calls go on
+        place.make_directory(self._sessions(), shared=self._shared)
+        self._sweep()
+        self._session = FileSession(self._sessions(), shared=self._shared)
+        return self._session
+
+    def _sweep(self) -> bool:
+        return sweep(self._sessions(), self._writer.names_session)
+
+    def _sessions(self) -> Path:
+        return self.path.with_name(self.path.name + ".sessions")
+
+    # --- fork and end
+
+    def before_fork(self) -> None:
+        """Come to rest: no thread of this process is inside a transaction or a read."""
+        if self._state != "open":
+            return
+        if not self._lock.acquire_mutex(_FORK_PATIENCE):
+            return
+        if self._reader.mutex.acquire(timeout=_FORK_PATIENCE):
+            self._state = "resting"
+        else:
+            self._lock.release_mutex()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        if self._state == "resting":
+            self._state = "open"
+            self._reader.mutex.release()
+            self._lock.release_mutex()
+
+    def after_fork_in_child(self) -> None:
+        """Give up what was inherited, without a call to SQLite; the first use opens everything afresh.
+
+        The connections are kept until then: SQLite's own tables, inherited too, claim locks that this process
+        was never given, and only closing them puts that right.
+        """
+        rested = self._state == "resting"
+        if self._state in ("closed", "new"):
+            return
+        self._state = "forked" if rested else "torn"
+        self._birth = threading.Lock()
+        self._lock.abandon()
+        self._inherited += [self._writer.connection, self._reader.forget()]
+        self._pending.clear()
+        for session in (self._session, *self._former):
+            if session is not None:
+                session.abandon()
+        self._session = None
+
+    def close(self) -> None:
+        """End this process's session and give back everything held; closing twice is fine."""
+        if self._state != "open" or self._pid != os.getpid():
+            return
+        self._hold(self._close)
+        self._lock.close()
+
+    def _close(self) -> None:
+        if self._state != "open":
+            return
+        self._state = "closed"
+        self._drain()
+        for session in (self._session, *self._former):
+            if session is not None:
+                session.close(named=self._writer.names_session(session.name))
+        self._reader.close()
+        self._writer.connection.close()
+
+    def __enter__(self) -> SQLiteStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A connection is closed under the lock only, and a finalizer may not wait for that.
+        if getattr(self, "_state", "new") == "open" and self._pid == os.getpid():
+            try:
+                threading.Thread(target=self.close, daemon=True).start()
+            except RuntimeError:
+                self.close()  # the interpreter is shutting down
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_open):
+        try:
+            store.close()
+        except NonceError as error:
+            _LOG.warning("could not close %s: %s", store.path, error)

@@ -1,0 +1,202 @@
+"""One change to one key in one transaction, with the ceiling on the disk before a nonce that needs it (I4).
+
+All of this runs under the store's lock. That is more than SQLite asks for: before 3.51.3 it can lose commits when
+two connections write and checkpoint at once.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from persistent_nonce.clock import Now
+from persistent_nonce.errors import (
+    StoreCorruptError,
+    StoreUnsupportedError,
+    StoreVersionError,
+)
+from persistent_nonce.nonces import ceiling
+from persistent_nonce.rules import wake
+from persistent_nonce.state import CallRecord, Change, KeyState
+from persistent_nonce.stores import rows
+from persistent_nonce.stores.identity import Files
+
+__all__ = ["Writer"]
+
+#: STRICT tables came with it.
+_OLDEST_SQLITE: Final = (3, 37, 0)
+
+#: Seconds for which SQLite waits for a program that writes without our lock: short, since a signal cannot end it.
+_BUSY: Final = 0.2
+
+
+class Writer:
+    """The writing connection of a process. Every method is to be called under the store's lock.
+
+    Args:
+        path: the database, which exists; an empty file gets its schema.
+        files: what is compared before each transaction.
+
+    Raises:
+        StoreError: it is not a database of this library, or one this version cannot use.
+        sqlite3.Error: it cannot be opened or written.
+    """
+
+    def __init__(self, path: Path, files: Files) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise StoreUnsupportedError(
+                f"SQLite {sqlite3.sqlite_version} is too old",
+                "3.37 or newer is needed, 3.51.3 is recommended",
+            )
+        self.connection = sqlite3.connect(
+            path, timeout=_BUSY, isolation_level=None, check_same_thread=False
+        )
+        self._execute = self.connection.cursor().execute
+        self._files = files
+        self._full: bool | None = None
+        self._distrust = False
+        self._row: tuple[Any, ...] = ()
+        self._state = KeyState("")
+        try:
+            self._set_up()
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _set_up(self) -> None:
+        found = rows.version(self.connection)
+        mode = self._execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
+        if mode != "wal":
+            raise StoreUnsupportedError(
+                f"SQLite cannot use WAL here (it says {mode!r})",
+                "put the database on a local file system",
+            )
+        self._execute("PRAGMA mmap_size = 0").fetchall()
+        self._execute("PRAGMA trusted_schema = OFF").fetchall()
+        self._set_full(True)
+        if found < rows.SCHEMA:
+            rows.migrate(self.connection)
+        self._set_full(False)
+        self._execute("BEGIN IMMEDIATE")  # makes -wal and -shm, if nobody else has
+        self._files.record()
+        self._execute("COMMIT")
+
+    def _set_full(self, full: bool) -> None:
+        """Have the next commits wait for the disk, or not; read back, since SQLite ignores what it cannot do."""
+        if self._full is full:
+            return
+        self._full = None
+        level = 2 if full else 1
+        self._execute(f"PRAGMA synchronous = {level}").fetchall()
+        if self._execute("PRAGMA synchronous").fetchall()[0][0] != level:
+            raise StoreUnsupportedError("SQLite does not set its synchronous level")
+        self._full = full
+
+    def transact(
+        self, key: str, change: Change, now: Callable[[], Now], *, durable: bool
+    ) -> KeyState:
+        """Apply `change` to the newest state of `key` and commit; see the contract in `stores.base`."""
+        if self.connection.in_transaction:  # left by an interrupt
+            self.connection.rollback()
+        try:
+            return self._transact(key, change, now, durable)
+        except sqlite3.Error:
+            # What was on its way to the disk may be lost: ask it again before trusting `synced`.
+            self._distrust, self._full = True, None
+            raise
+        finally:
+            if self.connection.in_transaction:
+                self.connection.rollback()
+
+    def _transact(
+        self, key: str, change: Change, now: Callable[[], Now], durable: bool
+    ) -> KeyState:
+        proven = 0
+        while True:
+            self._files.check()
+            self._set_full(durable)
+            self._execute("BEGIN IMMEDIATE")
+            old, new_row = self._load(key)
+            time = now()
+            woken = old
+            records: tuple[CallRecord, ...] = ()
+            if old.boot != time.boot:
+                woken, records = wake(old, time)
+            changed = change(woken, time)
+            state = changed.state
+            if state == old and not changed.records:
+                self._execute("ROLLBACK")
+                return state
+            if self._above(woken, state, proven):
+                self._execute("ROLLBACK")
+                # Two commits: were `synced` in the first, its readers would trust a ceiling whose fsync has
+                # not returned, and a power cut could forget it.
+                proven = ceiling(state)
+                self._set_full(True)
+                self._execute("BEGIN IMMEDIATE")
+                self._store(woken._replace(ceiling=proven, synced=0), records, new_row)
+                self._distrust = False
+                continue
+            if proven:
+                state = state._replace(ceiling=proven, synced=proven)
+            self._store(state, (*records, *changed.records), new_row)
+            return state
+
+    def _above(self, before: KeyState, after: KeyState, proven: int) -> bool:
+        """Whether a nonce was taken that no commit with fsync covers yet."""
+        if after.nonce == before.nonce:
+            return False
+        if before.unit not in (None, after.unit):
+            return False  # nothing was taken, the mark counts in another unit; durable
+        synced = 0 if self._distrust else after.synced
+        return after.nonce > max(proven, synced)
+
+    def _load(self, key: str) -> tuple[KeyState, bool]:
+        found = self._execute(rows.select_row, (key,)).fetchall()
+        if not found:
+            self._check_version()
+            return KeyState(key), True
+        if found[0] != self._row:
+            try:
+                state = rows.decode(found[0])
+            except StoreCorruptError:
+                self._check_version()  # the check of another schema's row differs too
+                raise
+            self._row, self._state = found[0], state
+        return self._state, False
+
+    def _check_version(self) -> None:
+        found = rows.version(self.connection)
+        if found != rows.SCHEMA:
+            raise StoreVersionError(
+                f"the database has schema {found}, this process works with {rows.SCHEMA}",
+                "restart this program with the newer version",
+            )
+
+    def _store(
+        self, state: KeyState, records: tuple[CallRecord, ...], new: bool
+    ) -> None:
+        row = rows.encode(state)
+        rows.write_row(self.connection, row, new=new)
+        if records:
+            rows.write_calls(self.connection, records)
+        self._execute("COMMIT")
+        self._row, self._state = row, state
+
+    def adopt_boot(self, *, alone: bool) -> str:
+        """Return the boot's name where the system tells none: a new one if no session lives, else theirs."""
+        self._set_full(True)
+        self._execute("BEGIN IMMEDIATE")
+        found = self._execute("SELECT value FROM store WHERE name = 'boot'").fetchall()
+        boot = secrets.token_hex(16) if alone or not found else str(found[0][0])
+        self._execute("INSERT OR REPLACE INTO store VALUES ('boot', ?)", (boot,))
+        self._execute("COMMIT")
+        return boot
+
+    def names_session(self, session: str) -> bool:
+        """Whether a row still speaks of `session`."""
+        query = "SELECT 1 FROM keys WHERE instr(queue, ?) OR instr(running, ?) LIMIT 1"
+        return bool(self._execute(query, (session, session)).fetchall())
