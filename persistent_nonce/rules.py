@@ -34,6 +34,7 @@ from persistent_nonce.state import (
 __all__ = [
     "PASS_OVER",
     "admit",
+    "ahead",
     "clamp",
     "finish",
     "head",
@@ -114,6 +115,15 @@ def mine(state: KeyState, id: str) -> Waiting | None:
     return next((call for call in state.queue if call.id == id), None)
 
 
+def ahead(state: KeyState, id: str) -> tuple[Waiting, ...]:
+    """Return the calls that come before the waiting call `id`."""
+    call = mine(state, id)
+    if call is None:
+        return ()
+    place = _order(call)
+    return tuple(other for other in state.queue if _order(other) < place)
+
+
 def _settle(state: KeyState, now: Now) -> KeyState:
     """Write down whose turn it is, after anything that changes the head or ends the running call (I7)."""
     first = head(state) if state.running is None else None
@@ -175,7 +185,8 @@ def join(state: KeyState, now: Now, call: Waiting) -> KeyState:
         KeyClosedError: the key is closed.
     """
     check_open(state)
-    if mine(state, call.id) is not None:
+    running = state.running
+    if mine(state, call.id) or (running is not None and running.id == call.id):
         return state
     ticket = state.ticket + 1
     queue = (*state.queue, call._replace(ticket=ticket))

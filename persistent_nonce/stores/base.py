@@ -33,11 +33,12 @@ class Session(Protocol):
     def live(self) -> set[str]:
         """The ids of this process's calls, waiting or running; others of its name are left-overs."""
 
+    @property
+    def callers(self) -> set[tuple[str, int, int]]:
+        """Who has, or waits for, a call: key, thread and task."""
+
     def new_id(self) -> str:
         """Return an id that no other call has: the session's name and a counter."""
-
-    def check(self) -> None:
-        """Raise StoreReplacedError if the file that proves this session's life is not the one it locked."""
 
     def dead(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the sessions `names` that have ended."""

@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from persistent_nonce.errors import StoreUnavailableError, StoreUnsupportedError
+from persistent_nonce.stores.permissions import BESIDE, check_name, shown
 
-__all__ = ["BESIDE", "Mount", "check_filesystem", "mount_of", "parse_mounts"]
+__all__ = ["Mount", "check_filesystem", "mount_of", "parse_mounts"]
 
-#: What lies beside a database and is named after it; all of it belongs on the database's own file system.
-BESIDE: Final = ("-wal", "-shm", ".lock", ".sessions")
-
-#: Types served by another machine, or by another kernel on this one; besides these, all that begin with "fuse".
-_REMOTE: Final = frozenset(
-    "9p acfs afs beegfs ceph cifs coda davfs drvfs fakeowner gfs gfs2 glusterfs gpfs lustre ncpfs nfs nfs3 nfs4 ocfs2"
-    " orangefs osxfs panfs prl_fs prl_fs_freeze pvfs2 smb2 smb3 smbfs vboxsf virtiofs vmhgfs wekafs".split()
+#: Types served by another machine, or by another kernel on this one.
+_REMOTE: Final = re.compile(
+    "9p|acfs|afs|beegfs|ceph|cifs|coda|davfs|drvfs|fakeowner|fuse.*|gfs2?|glusterfs|gpfs|lustre|ncpfs|nfs.*|ocfs2"
+    "|orangefs|osxfs|panfs|prl_fs.*|pvfs2|smb.*|vboxsf|virtiofs|vmhgfs|wekafs"
 )
 
 #: Types that are gone with their container, or at the next boot.
@@ -57,9 +55,11 @@ def check_filesystem(
         mountinfo: what to read; for tests.
 
     Raises:
+        ConfigurationError: the name cannot be used.
         StoreUnsupportedError: the place is refused; the message names type and mount point.
         StoreUnavailableError: mountinfo exists, but cannot be read.
     """
+    check_name(path)
     mounts = _read(mountinfo)
     database = os.path.join(os.path.realpath(path.parent), path.name)
     for name in (database, *(database + suffix for suffix in BESIDE)):
@@ -76,7 +76,7 @@ def check_filesystem(
 
 def _judge(mount: Mount, path: Path, *, implicit: bool, trust: bool) -> None:
     """Refuse a type of file system, or log that it is used all the same."""
-    if mount.type in _REMOTE or mount.type.startswith("fuse"):
+    if _REMOTE.fullmatch(mount.type):
         fault = "which another machine or kernel serves"
         hint = "move the database to a local disk of this machine"
     elif implicit and mount.type in _PASSING:
@@ -87,7 +87,7 @@ def _judge(mount: Mount, path: Path, *, implicit: bool, trust: bool) -> None:
     else:
         return
     found = (
-        f"{str(path)!r:.300} lies on a file system of type {mount.type!r:.40}, {fault}"
+        f"{shown(path)} lies on a file system of type {mount.type!r:.40}, {fault}"
         f" (mounted on {mount.point!r:.300})"
     )
     if not trust:

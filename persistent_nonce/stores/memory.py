@@ -27,6 +27,7 @@ class MemorySession:
     def __init__(self, store: MemoryStore) -> None:
         self.name = f"0-0-0-{next(self._counter):08x}"
         self.live: set[str] = set()
+        self.callers: set[tuple[str, int, int]] = set()
         self._ids = itertools.count(1)
         self._store = store
 

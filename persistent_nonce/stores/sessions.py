@@ -27,12 +27,14 @@ class FileSession:
     Attributes:
         name: pid, start time in clock ticks since boot, pid namespace, and 8 random hex digits.
         live: the ids of this process's calls, waiting or running.
+        callers: who has, or waits for, a call: key, thread and task.
     """
 
     def __init__(self, directory: Path, *, shared: bool) -> None:
         pid = os.getpid()
         self.name = f"{pid}-{_start(pid)}-{_namespace()}-{secrets.token_hex(4)}"
         self.live: set[str] = set()
+        self.callers: set[tuple[str, int, int]] = set()
         self._counter = itertools.count(1)
         self._directory = directory
         self._path = directory / (self.name + _SUFFIX)

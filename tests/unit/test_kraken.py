@@ -22,9 +22,9 @@ def test_tiers_are_complete_and_cannot_be_changed() -> None:
     """There are three tiers, and neither the table nor an entry can be altered."""
     assert set(kraken.TIERS) == {"starter", "intermediate", "pro"}
     with pytest.raises(TypeError):
-        kraken.TIERS["free"] = kraken.Tier(99, 9.0)  # type: ignore[index]
+        kraken.TIERS["free"] = kraken.Tier(99, 9.0)  # type: ignore[index]  # the mistake under test
     with pytest.raises(dataclasses.FrozenInstanceError):
-        kraken.TIERS["pro"].maximum = 99  # type: ignore[misc]
+        kraken.TIERS["pro"].maximum = 99  # type: ignore[misc]  # the mistake under test
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,244 @@
+"""One passage through a gate: wait for the turn, hold it for one call, say how the call ended.
+
+How each guarantee is kept here, numbered as in the README:
+
+    I5  the call's id is made before anything is stored, so that a passage interrupted anywhere
+        can be taken back, or ended, without knowing how far it came
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from types import TracebackType
+from typing import Final, Self
+
+from persistent_nonce import recovery, rules
+from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.errors import (
+    ConfigurationError,
+    ForkedCallError,
+    InvalidNonceError,
+    NestedCallError,
+    StoreError,
+)
+from persistent_nonce.passage import Entrance, Passage
+from persistent_nonce.state import Changed, KeyState, Outcome, Recovery, Running
+from persistent_nonce.steps import arun, do, identity, run
+from persistent_nonce.stores.base import Session, Store
+
+__all__ = ["Call"]
+
+_LOG: Final = logging.getLogger("persistent_nonce")
+
+
+class Call:
+    """A call of one key, to be used once: `with` on a thread, `async with` on an event loop.
+
+    Entering waits for the turn; leaving ends the call and records how. A body that ends well is recorded as "ok", one
+    that raises InvalidNonceError as a refused nonce, any other error as "unknown": it may have been executed. The
+    body may know better and say so with `settle` or `not_sent`.
+    """
+
+    def __init__(self, store: Store, key: str, passage: Passage) -> None:
+        self.key = key
+        self.method = passage.method
+        self._name = f"{passage.method} of key {key}"
+        self._store = store
+        self._passage = passage
+        self._id = ""
+        self._session: Session | None = None
+        self._caller = (key, 0, 0)
+        self._running: Running | None = None
+        self._outcome: Outcome | None = None
+        self._pid = 0
+
+    @property
+    def nonce(self) -> int:
+        """The call's nonce: to be used for one request, before the call ends."""
+        return self._held().nonce
+
+    @property
+    def waited(self) -> float:
+        """Seconds this call waited for its turn."""
+        return self._held().waited / SECOND
+
+    def settle(self, outcome: Outcome) -> None:
+        """Say how the call ended, whatever the body raises.
+
+        Args:
+            outcome: "ok"; "error", the exchange said no and executed nothing; "invalid_nonce"; "unknown", it may have
+                been executed; "not_sent".
+        """
+        if outcome in ("in_flight", "interrupted"):
+            raise ConfigurationError(f"a call does not end as {outcome!r}")
+        self._held()
+        self._outcome = outcome
+
+    def not_sent(self) -> None:
+        """Say that no byte of the call left; its nonce is burnt, its cost given back."""
+        self.settle("not_sent")
+
+    def _held(self) -> Running:
+        if self._running is None:
+            raise ConfigurationError(
+                "this call has not begun", "use it in a with block"
+            )
+        self._check_process()
+        return self._running
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise ForkedCallError(
+                f"{self._name} belongs to process {self._pid}",
+                "start a call of its own in the child",
+            )
+
+    # --- with and async with
+
+    def __enter__(self) -> Self:
+        self._begin()
+        run(self._enter())
+        return self
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        await arun(self._enter())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        return run(self._exit(error))
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        return await arun(self._exit(error))
+
+    def __del__(self) -> None:
+        # Dropped without its exit. Waiting here could be waiting for the very thread that collects it.
+        if not self._id or self._pid != os.getpid():
+            return
+        self._store.later(self.key, self._ending("unknown"))
+        self._forget()
+
+    # --- the way in
+
+    def _begin(self) -> None:
+        if self._pid:
+            raise NestedCallError(
+                f"this call of {self.method} was entered before", "make a new one"
+            )
+        self._pid = os.getpid()
+        self._caller = (self.key, *identity())
+
+    async def _enter(self) -> None:
+        try:
+            session = self._session = await do(self._store.session)
+            if self._caller in session.callers:
+                self._session = None
+                raise NestedCallError(
+                    f"a call of key {self.key} inside another one of the same caller",
+                    "end the first call before the next, or use another key",
+                )
+            session.callers.add(self._caller)
+            self._id = session.new_id()
+            session.live.add(self._id)
+            entrance = Entrance(self._store, self.key, self._passage, session, self._id)
+            self._running = await entrance.wait()
+        except GeneratorExit:
+            self.__del__()  # dropped in the middle: nothing can be awaited any more
+            raise
+        except BaseException:
+            await self._leave()
+            raise
+
+    # --- the way out
+
+    def _ending(self, outcome: Outcome) -> _Ending:
+        return _Ending(self._id, self._running, outcome, self._passage.recovery)
+
+    async def _leave(self) -> None:
+        """Take the call back, however far it came."""
+        if self._id:
+            await self._end("not_sent")
+        else:
+            self._forget()
+
+    async def _exit(self, error: BaseException | None) -> bool:
+        self._check_process()
+        await self._end(self._verdict(error))
+        return False
+
+    def _verdict(self, error: BaseException | None) -> Outcome:
+        if self._outcome is not None:
+            return self._outcome
+        if error is None:
+            return "ok"
+        return "invalid_nonce" if isinstance(error, InvalidNonceError) else "unknown"
+
+    async def _end(self, outcome: Outcome) -> KeyState | None:
+        """End the call in the state; what cannot be stored now is stored by whoever can.
+
+        Its reply is in the caller's hands: an error here would lose it.
+        """
+        ending = self._ending(outcome)
+        state = None
+        try:
+            state = await do(lambda: self._store.update(self.key, ending))
+        except StoreError as error:
+            _LOG.warning("%s could not be ended yet: %s", self._name, error)
+            self._store.later(self.key, ending)
+        except BaseException:
+            self._store.later(self.key, ending)  # ended twice does no harm
+            raise
+        finally:
+            self._forget()
+        running = self._running
+        if state is not None and running is not None and outcome == "invalid_nonce":
+            self._report(state, running)
+        return state
+
+    def _forget(self) -> None:
+        if self._session is not None:
+            self._session.live.discard(self._id)
+            self._session.callers.discard(self._caller)
+        self._id = ""
+
+    def _report(self, state: KeyState, running: Running) -> None:
+        """Log a refusal and what was done about it."""
+        count = state.refusals
+        _LOG.warning(
+            "%s: nonce %d refused, %d in a row", self._name, running.nonce, count
+        )
+        if state.closed:
+            _LOG.warning("key %s is closed: %s", self.key, state.diagnosis)
+            return
+        if state.jumped_at > running.nonce:
+            _LOG.warning("key %s jumps to %d", self.key, state.jumped_at)
+        left = recovery.rest(state, self._store.now(), 0)
+        _LOG.warning("key %s backs off for %.1f s", self.key, left / SECOND)
+
+
+class _Ending:
+    """The change that ends a call, without holding on to the call itself."""
+
+    def __init__(
+        self, id: str, running: Running | None, outcome: Outcome, recovery: Recovery
+    ) -> None:
+        self._id = id
+        self._running = running
+        self._outcome = outcome
+        self._recovery = recovery
+
+    def __call__(self, state: KeyState, now: Now) -> Changed:
+        if self._running is None:
+            return rules.leave(state, now, self._id)
+        return rules.finish(state, now, self._running, self._outcome, self._recovery)

@@ -1,0 +1,197 @@
+"""One call in flight per key, over all threads, tasks and processes of a host, in order and at the key's pace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from persistent_nonce.calls import Call
+from persistent_nonce.clock import nanoseconds
+from persistent_nonce.errors import ConfigurationError, InvalidNonceError
+from persistent_nonce.passage import Passage
+from persistent_nonce.state import (
+    Rate,
+    Recovery,
+    Wanted,
+    check_label,
+    check_unit,
+    fingerprint,
+    seconds_argument,
+)
+from persistent_nonce.stores.base import Store
+
+__all__ = ["Attempt", "CallGate"]
+
+_MOST: Final = 1_000_000
+
+
+class CallGate:
+    """The way to an exchange for the calls of one key.
+
+    Args:
+        store: where the key's state is kept, for all processes that use the key.
+        key: the public part of the API key; only its fingerprint is kept.
+        min_interval: seconds between the starts of two calls; None follows the key's own, 0.2 at first.
+        rate: the exchange's call counter; None follows the key's own, none at first.
+        timeout: seconds a call may wait for its turn.
+        hold_timeout: seconds after which a call that has not ended is overtaken; more than any request may take.
+        recovery: what is done about a refused nonce; None follows the key's own.
+        label: a name for people, shown beside the fingerprint.
+        unit: the unit of the key's nonces; None follows the key's own, ms at first.
+        default_rate: the call counter of a key for which nobody has named one.
+
+    Raises:
+        ConfigurationError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        *,
+        min_interval: float | None = None,
+        rate: Rate | None = None,
+        timeout: float = 60.0,
+        hold_timeout: float = 300.0,
+        recovery: Recovery | None = None,
+        label: str | None = None,
+        unit: str | None = None,
+        default_rate: Rate | None = None,
+    ) -> None:
+        self.key = fingerprint(key)
+        self._store = store
+        self._timeout = seconds_argument("timeout", timeout)
+        self._hold = seconds_argument("hold_timeout", hold_timeout, least=0.001)
+        self._recovery = recovery or Recovery()
+        interval = min_interval
+        self._wanted = Wanted(
+            unit=None if unit is None else check_unit(unit),
+            label=None if label is None else check_label(label),
+            min_interval=None
+            if interval is None
+            else nanoseconds(seconds_argument("min_interval", interval)),
+            rate=rate,
+            default_rate=default_rate,
+            attempts=None if recovery is None else recovery.attempts,
+            max_lead=None if recovery is None else nanoseconds(recovery.max_lead),
+        )
+
+    def call(
+        self,
+        method: str,
+        *,
+        cost: int = 1,
+        priority: int = 0,
+        timeout: float | None = None,
+        durable: bool = False,
+    ) -> Call:
+        """Return a call to be entered once, by `with` or `async with`.
+
+        Args:
+            method: what is called; for the record.
+            cost: what the exchange's counter charges for it; 0 skips the counter.
+            priority: higher goes first; from 20 a call does not wait for the first back-off after a refused nonce.
+            timeout: seconds to wait for the turn; None is the gate's.
+            durable: have the record of the call on the disk before it starts, for what changes something.
+
+        Raises on entering:
+            GateTimeoutError: no turn within the timeout; the message names the holder.
+            LockedOutError: a shared back-off ends after the timeout.
+            KeyClosedError: the key is closed.
+            NestedCallError: this thread or task has a call of the key, or waits for one.
+            NonceRangeError, ConfigurationError, StoreError: as from a provider; nothing was sent.
+        """
+        return Call(
+            self._store,
+            self.key,
+            self._passage(method, cost, priority, timeout, durable=durable),
+        )
+
+    def attempts(
+        self,
+        method: str,
+        *,
+        cost: int = 1,
+        priority: int = 0,
+        timeout: float | None = None,
+        durable: bool = False,
+    ) -> Iterator[Attempt]:
+        """Yield calls as `call` returns them, another after each refused nonce, until one is not refused.
+
+        The body says that the nonce was refused by raising InvalidNonceError, which is kept from the caller while an
+        attempt is left. Any other error ends the attempts: only a refused nonce is known not to have been executed.
+        The timeout is that of each attempt; the back-off after an attempt's own refusal is not charged to the next.
+
+        Raises on leaving:
+            InvalidNonceError: no attempt is left; the hint is the diagnosis, if the key was closed.
+        """
+        passage = self._passage(method, cost, priority, timeout, durable=durable)
+        again = True
+        while again:
+            attempt = Attempt(self._store, self.key, passage)
+            yield attempt
+            again = attempt.again
+            passage = passage._replace(attempt=passage.attempt + 1)
+
+    def _passage(
+        self,
+        method: str,
+        cost: int,
+        priority: int,
+        timeout: float | None,
+        *,
+        durable: bool,
+    ) -> Passage:
+        return Passage(
+            method=check_label(method),
+            cost=_whole("cost", cost, least=0),
+            priority=_whole("priority", priority, least=-_MOST),
+            timeout=self._timeout
+            if timeout is None
+            else seconds_argument("timeout", timeout),
+            hold=self._hold,
+            durable=durable,
+            wanted=self._wanted,
+            recovery=self._recovery,
+        )
+
+
+class Attempt(Call):
+    """A call that may be followed by another if its nonce is refused.
+
+    Attributes:
+        again: after the exit, whether another attempt follows.
+    """
+
+    again = False
+
+    async def _exit(self, error: BaseException | None) -> bool:
+        self._check_process()
+        outcome = self._verdict(error)
+        state = await self._end(outcome)
+        if outcome != "invalid_nonce":
+            return False
+        most = self._passage.recovery.attempts
+        self.again = (
+            state is not None and not state.closed and self._passage.attempt < most
+        )
+        refused = isinstance(error, InvalidNonceError)
+        if refused and not self.again:
+            raise InvalidNonceError(
+                f"{self.method} of key {self.key}: nonce refused, "
+                f"attempt {self._passage.attempt} of {most}",
+                state.diagnosis if state is not None else "",
+            ) from error
+        return refused
+
+
+def _whole(name: str, value: int, *, least: int) -> int:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int)
+        or not least <= value <= _MOST
+    ):
+        raise ConfigurationError(
+            f"{name} is {value!r:.40}", f"a whole number from {least} to {_MOST}"
+        )
+    return value

@@ -1,0 +1,76 @@
+"""What a waiting call is told: whom it waits for, and why it did not get its turn."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from persistent_nonce import recovery, rules
+from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.errors import GateTimeoutError, LockedOutError
+from persistent_nonce.state import KeyState
+from persistent_nonce.stores.sessions import pid_of, process_state
+
+__all__ = ["holder", "locked_out", "timed_out", "waits_for"]
+
+
+class Asked(Protocol):
+    """What of a passage is spoken of."""
+
+    @property
+    def method(self) -> str:
+        """The method that is called."""
+
+    @property
+    def timeout(self) -> float:
+        """Seconds it may queue."""
+
+
+def holder(session: str, method: str, since: int, now: Now) -> str:
+    """Name a call that others wait for: its method, process, and age."""
+    pid = pid_of(session)
+    age = (now.mono - since) / SECOND
+    return f"{method} of process {pid} ({process_state(pid)}) for {age:.1f} s"
+
+
+def waits_for(state: KeyState, now: Now, id: str) -> str:
+    """Say in a few words what the waiting call `id` waits for."""
+    running, first = state.running, rules.head(state)
+    if running is not None:
+        return f"{running.method} of process {pid_of(running.session)}"
+    if first is not None and first.id != id:
+        return f"the turn of process {pid_of(first.session)}"
+    if first is not None and recovery.rest(state, now, first.priority):
+        return f"the back-off ({state.reason})"
+    if now.mono < state.started + state.interval:
+        return "the interval"
+    return "the call counter"
+
+
+def timed_out(state: KeyState, now: Now, asked: Asked) -> GateTimeoutError:
+    """Return the error of a call that did not get its turn."""
+    running, first = state.running, rules.head(state)
+    if running is not None:
+        whom = holder(running.session, running.method, running.since, now)
+        why = f"in flight is {whom}"
+        hint = "end that process, or give calls a longer timeout"
+    elif first is not None:
+        whom = holder(first.session, first.method, first.since, now)
+        reason = waits_for(state, now, first.id)
+        why = f"next is {whom}, which waits for {reason}"
+        hint = "the key is asked for more than it allows: fewer calls, or a higher tier"
+    else:
+        why, hint = "nothing is in flight", "give calls a longer timeout"
+    return GateTimeoutError(
+        f"{asked.method} of key {state.key} was not sent: no turn in {asked.timeout:g} s; "
+        f"{why}; {len(state.queue)} in the queue",
+        hint,
+    )
+
+
+def locked_out(state: KeyState, left: int, asked: Asked) -> LockedOutError:
+    """Return the error of a call whose time ends before the shared back-off does."""
+    return LockedOutError(
+        f"{asked.method} of key {state.key} was not sent: {state.reason}; "
+        f"{left / SECOND:.1f} s to wait, more than its timeout allows",
+        "wait, or give calls a longer timeout",
+    )
