@@ -3,7 +3,7 @@
     NonceError                        everything below; `.hint` says what an operator can do
     ├── InvalidNonceError             the exchange refused the nonce (raise it in a call's body to say so)
     ├── NonceRangeError               the next nonce would lie above the key's bound or above 2**63 - 1
-    ├── ConfigurationError            (ValueError) an argument that cannot be used, or that contradicts the key's stored setting
+    ├── ConfigurationError            (ValueError) an argument that cannot be used, or contradicts what is stored
     │   └── UnitMismatchError         the key's nonces are stored in another unit
     ├── CallError                     a call that was not sent
     │   ├── GateTimeoutError          (TimeoutError) no turn within the timeout; names the holder

@@ -14,6 +14,7 @@ from persistent_nonce.state import (
     Recovery,
     Wanted,
     check_label,
+    check_method,
     check_unit,
     fingerprint,
     seconds_argument,
@@ -143,7 +144,7 @@ class CallGate:
         durable: bool,
     ) -> Passage:
         return Passage(
-            method=check_label(method),
+            method=check_method(method),
             cost=_whole("cost", cost, least=0),
             priority=_whole("priority", priority, least=-_MOST),
             timeout=self._timeout

@@ -116,12 +116,12 @@ def set_unit(state: KeyState, now: Now, unit: str) -> KeyState:
     """
     if unit == state.unit:
         return state
-    if UNITS[unit] > state.tick:
+    if state.unit is not None and UNITS[unit] > state.tick:
         raise UnitMismatchError(
             f"key {state.key} counts in {state.unit}; {unit} is coarser",
             "nonces cannot go down: only a finer unit is possible",
         )
-    factor = state.tick // UNITS[unit]
+    factor = max(1, state.tick // UNITS[unit])  # a key without a unit has only zeros
     state = state._replace(
         unit=unit,
         nonce=state.nonce * factor,

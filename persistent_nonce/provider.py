@@ -63,7 +63,9 @@ class NonceProvider:
         """
         return self._store.update(self.key, self._issue).nonce
 
-    __call__ = next
+    def __call__(self) -> int:
+        """Take the next nonce: the provider is a nonce function, as clients want one."""
+        return self.next()
 
     def reserve(self, count: int) -> range:
         """Take `count` nonces in a row, from 1 to 1,000,000, at the cost of one.

@@ -25,14 +25,20 @@ def rest(state: KeyState, now: Now, priority: int) -> int:
     """Return the nanoseconds left of the shared back-off, for a call of this priority."""
     if state.exempt and priority >= URGENT:
         return 0
-    return max(0, state.not_before - now.wall)
+    return max(0, _left(state, now))
+
+
+def _left(state: KeyState, now: Now) -> int:
+    # Not before it was set, as `clamp` will store it: neither does a clock set back make it longer (I8), nor is
+    # a clock before 1970 a back-off until then.
+    return state.not_before - max(now.wall, state.set_at)
 
 
 def lockout(
     state: KeyState, now: Now, length: int, reason: str, *, exempt: bool = False
 ) -> KeyState:
     """Let no call of the key start for `length` ns; a longer back-off that is set already stays."""
-    if state.not_before >= now.wall + length:
+    if _left(state, now) >= length:
         return state
     return state._replace(
         not_before=now.wall + length,
@@ -53,11 +59,18 @@ def refuse(state: KeyState, now: Now, call: Running, recovery: Recovery) -> KeyS
     if refusals >= state.most_attempts:
         return state._replace(closed=True, diagnosis=_diagnose(state, now))
     if state.jumped_at <= call.nonce:
-        distance = recovery.jump * recovery.factor ** (refusals - 1)
-        state = jump(state, now, round(min(distance, _LONGEST_JUMP) * SECOND))
+        state = jump(state, now, _distance(recovery, refusals))
     first = refusals == 1
     length = _FIRST_RETRY if first else round(recovery.wait * (refusals - 1) * SECOND)
     return lockout(state, now, length, f"refused nonce {call.nonce}", exempt=first)
+
+
+def _distance(recovery: Recovery, refusals: int) -> int:
+    try:
+        distance = recovery.jump * recovery.factor ** (refusals - 1)
+    except OverflowError:
+        distance = _LONGEST_JUMP if recovery.jump else 0.0
+    return round(min(distance, _LONGEST_JUMP) * SECOND)
 
 
 def _diagnose(state: KeyState, now: Now) -> str:

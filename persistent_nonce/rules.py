@@ -4,7 +4,7 @@ The guarantees kept here, numbered as in the README:
 
     I4      wake: another boot starts above all that the last one may have issued
     I5      admit: a call starts only when none is running
-    I6      admit, finish: counter and interval are charged at admission, again at the end
+    I6      admit, _end: counter and interval are charged at admission, the counter again at the end
     I7      join, admit: first come, first served; who lets its turn pass is passed over
     I8      clamp: a clock step never makes a wait longer than what caused it
 
@@ -80,11 +80,14 @@ def clamp(state: KeyState, now: Now) -> KeyState:
     """Cut back, in the state itself, every wait that a clock set back has made longer (I8)."""
     if now.wall < state.set_at and state.not_before:
         length = state.not_before - state.set_at
-        state = state._replace(set_at=now.wall, not_before=now.wall + length)
+        # Whoever is next may start at another time now, so its turn begins anew.
+        state = state._replace(set_at=now.wall, not_before=now.wall + length, turn=None)
     fullest = now.mono + state.burst * (state.every or 0)
     if state.started > now.mono or state.tat > fullest:
         state = state._replace(
-            started=min(state.started, now.mono), tat=min(state.tat, fullest)
+            started=min(state.started, now.mono),
+            tat=min(state.tat, fullest),
+            turn=None,
         )
     return state
 
@@ -142,8 +145,9 @@ def prune(
     session: str = "",
     live: Collection[str] = (),
 ) -> Changed:
-    """Remove what cannot go on: calls of dead sessions, a running call past its time, and what an interrupt
-    left behind in `session`, the caller's own, of which only the ids in `live` still exist.
+    """Remove what cannot go on: calls of dead sessions, and a running call past its time.
+
+    An interrupt may have left calls of the caller's own `session` too: only those in `live` exist.
     """
     records: tuple[CallRecord, ...] = ()
     queue = tuple(
@@ -208,6 +212,7 @@ def admit(
     Raises:
         KeyClosedError, NonceRangeError: as from `issue`.
     """
+    check_open(state)
     call = mine(state, id)
     if call is None:
         return Changed(state)
@@ -282,15 +287,10 @@ def finish(
     outcome: Outcome,
     recovery: Recovery,
 ) -> Changed:
-    """End `call` with `outcome`; one that runs no more (overtaken, or finished before) only settles its record.
-
-    The counter is charged again, since the exchange counts when a request arrives, not when we let it go (I6).
-    """
+    """End `call` with `outcome`; one that runs no more (overtaken, or finished before) only settles its record."""
     took = now.mono - call.since
     if state.running is None or state.running.id != call.id:
         return _settled(state, call, outcome, took)
-    if outcome != "not_sent":
-        state = state._replace(tat=max(state.tat, _charged(state, now.mono, call.cost)))
     if outcome == "invalid_nonce":
         state = refuse(state, now, call, recovery)
     elif outcome == "ok" and state.refusals:
@@ -305,6 +305,10 @@ def _charged(state: KeyState, tat: int, cost: int) -> int:
 def _end(
     state: KeyState, now: Now, call: Running, outcome: Outcome, took: int | None
 ) -> Changed:
+    # The counter is charged again, since the exchange counts when a request arrives, not when we let it go (I6);
+    # also for a call whose process died or that was overtaken: it may have arrived until now.
+    if outcome != "not_sent":
+        state = state._replace(tat=max(state.tat, _charged(state, now.mono, call.cost)))
     state, records = _settled(state._replace(running=None), call, outcome, took)
     return Changed(_settle(state, now), records)
 

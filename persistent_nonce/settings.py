@@ -67,10 +67,9 @@ def set_tier(
         state = state._replace(
             every=nanoseconds(rate.every), burst=rate.burst, tier=rate.tier
         )
-    changes = {
-        "min_interval": min_interval,
-        "attempts": attempts,
-        "max_lead": max_lead,
-    }
-    given = {name: value for name, value in changes.items() if value is not None}
-    return state._replace(turn=None, **given)
+    return state._replace(
+        min_interval=state.min_interval if min_interval is None else min_interval,
+        attempts=state.attempts if attempts is None else attempts,
+        max_lead=state.max_lead if max_lead is None else max_lead,
+        turn=None,  # whoever is next may start at another time now
+    )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from persistent_nonce.clock import SECOND, Now, nanoseconds
+from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import ConfigurationError
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Waiting",
     "Wanted",
     "check_label",
+    "check_method",
     "check_unit",
     "fingerprint",
     "seconds_argument",
@@ -57,6 +58,8 @@ _DEFAULT_INTERVAL: Final = SECOND // 5
 _DEFAULT_ATTEMPTS: Final = 3
 _DEFAULT_MAX_LEAD: Final = 900 * SECOND
 _LONGEST_LABEL: Final = 64
+_LARGEST_BURST: Final = 1_000_000
+_MOST_ATTEMPTS: Final = 100
 
 #: How a call ended; `in_flight` until it has.
 Outcome: TypeAlias = Literal[
@@ -103,6 +106,13 @@ def check_label(label: str) -> str:
     return label
 
 
+def check_method(method: str) -> str:
+    """Return `method`, or raise ConfigurationError unless each part between slashes is a label."""
+    for part in method.split("/") if isinstance(method, str) else [method]:
+        check_label(part)
+    return method
+
+
 def seconds_argument(name: str, value: float, *, least: float = 0.0) -> float:
     """Return `value` as seconds, or raise ConfigurationError unless it lies between `least` and a year."""
     year = 366 * 86_400.0
@@ -140,10 +150,11 @@ class Rate:
         if (
             isinstance(self.burst, bool)
             or not isinstance(self.burst, int)
-            or not 1 <= self.burst <= 1_000_000
+            or not 1 <= self.burst <= _LARGEST_BURST
         ):
             raise ConfigurationError(
-                f"Rate.burst is {self.burst!r:.40}", "a whole number from 1 to 1000000"
+                f"Rate.burst is {self.burst!r:.40}",
+                f"a whole number from 1 to {_LARGEST_BURST}",
             )
         if self.tier:
             check_label(self.tier)
@@ -175,11 +186,11 @@ class Recovery:
         if (
             isinstance(self.attempts, bool)
             or not isinstance(self.attempts, int)
-            or not 1 <= self.attempts <= 100
+            or not 1 <= self.attempts <= _MOST_ATTEMPTS
         ):
             raise ConfigurationError(
                 f"Recovery.attempts is {self.attempts!r:.40}",
-                "a whole number from 1 to 100",
+                f"a whole number from 1 to {_MOST_ATTEMPTS}",
             )
 
 

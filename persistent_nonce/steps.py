@@ -76,7 +76,7 @@ async def arun(steps: Steps[T]) -> T:
     A call that has begun is waited for even when the task is cancelled: an abandoned thread would go on to
     take what nobody then gives back.
     """
-    from asyncio import sleep  # a program without an event loop need not load asyncio
+    from asyncio import sleep  # noqa: PLC0415 - who has no event loop need not load it
 
     procedure = cast("CoroutineType[Step, Any, T]", steps)
     resume: Callable[[Any], Step] = procedure.send
@@ -98,7 +98,7 @@ async def arun(steps: Steps[T]) -> T:
 
 async def _in_thread(call: Callable[[], T]) -> T:
     """Make `call` in a worker thread; when cancelled, raise only once it has ended."""
-    import asyncio
+    import asyncio  # noqa: PLC0415 - as above
 
     # A future, not a task: when a loop shuts down it cancels every task it knows.
     work = asyncio.get_running_loop().run_in_executor(None, call)

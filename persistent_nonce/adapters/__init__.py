@@ -1,0 +1,1 @@
+"""Drop-in clients: each sends its private calls through a gate."""

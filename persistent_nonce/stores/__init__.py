@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from persistent_nonce.stores.sqlite import SQLiteStore
+from persistent_nonce.stores import place
+from persistent_nonce.stores.sqlite import SQLiteStore
 
 __all__ = ["open_store"]
 
@@ -18,9 +16,6 @@ def open_store() -> SQLiteStore:
     Raises:
         StoreError: it cannot be opened, or is not a place where state outlives a redeploy.
     """
-    from persistent_nonce.stores import place
-    from persistent_nonce.stores.sqlite import SQLiteStore
-
     path = place.default_path()
     implicit = place.chosen_path() is None
     place.check_filesystem(path, implicit=implicit, trust=False)

@@ -74,7 +74,7 @@ class StoreLock:
                     finally:
                         self._owner = 0
             finally:
-                try:
+                try:  # noqa: SIM105 - suppress() is a call, and a signal may follow one
                     mutex.release()
                 except RuntimeError:
                     pass  # it was not got

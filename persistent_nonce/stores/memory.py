@@ -70,8 +70,14 @@ class MemoryStore:
         self._check()
         return self._states.get(key) or KeyState(key)
 
-    def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
-        """Apply `change` to the state of `key` and return what was stored; nothing here is durable."""
+    def update(
+        self,
+        key: str,
+        change: Change,
+        *,
+        durable: bool = False,  # noqa: ARG002 - nothing here is
+    ) -> KeyState:
+        """Apply `change` to the state of `key` and return what was stored."""
         self._check()
         with self._mutex:
             try:

@@ -123,7 +123,9 @@ def check_directory(path: Path, found: os.stat_result, *, shared: bool) -> None:
     if stat.S_ISLNK(found.st_mode):
         raise _link(path)
     if not stat.S_ISDIR(found.st_mode):
-        raise StorePermissionError(f"{shown(path)} is no directory", "move it away")
+        raise StorePermissionError(
+            f"{shown(path)} is no directory", "one is needed there"
+        )
     if found.st_uid != 0:
         _check_owner(path, found, shared=shared)
     _check_mode(path, found)
@@ -152,7 +154,7 @@ def check_file(path: Path, found: os.stat_result, *, shared: bool) -> None:
         raise _link(path)
     if not stat.S_ISREG(found.st_mode):
         raise StorePermissionError(
-            f"{shown(path)} is not a regular file", "name a file of its own"
+            f"{shown(path)} is not a regular file", "one is needed there"
         )
     if found.st_nlink > 1:
         # SQLite and the lock name their other files after one of the names only.

@@ -40,7 +40,10 @@ _COLUMNS: Final = KeyState._fields
 _EXEMPT: Final = _COLUMNS.index("exempt")
 _CLOSED: Final = _COLUMNS.index("closed")
 _TURN: Final = _COLUMNS.index("turn")
-_TEXT: Final = frozenset({"key", "label", "boot", "tier", "reason", "diagnosis", "turn", "queue", "running"})  # fmt: skip
+_TEXT: Final = frozenset(
+    ["label", "boot", "tier", "reason", "diagnosis", "turn", "queue", "running"]
+)
+_DATES: Final = frozenset({"set_at", "not_before"})  # a clock may stand before 1970
 _OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
 
 _NAMES: Final = ", ".join(f'"{name}"' for name in (*_COLUMNS, "check"))
@@ -72,6 +75,14 @@ _PUT_CALL: Final = (
     '"serial" = max("serial", excluded."serial")'
 )
 _TRIM: Final = 'DELETE FROM calls WHERE "key" = ? AND "serial" BETWEEN 1 AND ?'
+
+_CALL_COLUMNS: Final = """
+    "id" TEXT PRIMARY KEY NOT NULL, "key" TEXT NOT NULL, "session" TEXT NOT NULL,
+    "method" TEXT NOT NULL, "cost" INTEGER NOT NULL,
+    "nonce" INTEGER NOT NULL CHECK ("nonce" > 0), "at" INTEGER NOT NULL,
+    "waited" INTEGER NOT NULL, "took" INTEGER, "outcome" TEXT NOT NULL,
+    "serial" INTEGER NOT NULL CHECK ("serial" >= 0)
+"""
 
 
 def encode(state: KeyState) -> tuple[Any, ...]:
@@ -176,8 +187,9 @@ def _one(connection: sqlite3.Connection, query: str) -> Any:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring the schema up to this version; to be run under the store's lock (migrations race otherwise)."""
-    from sqlite_utils import Database  # 135 ms: only for who has to migrate
-    from sqlite_utils.migrations import Migrations
+    # 135 ms: only for who has to migrate
+    from sqlite_utils import Database  # noqa: PLC0415 - reason above
+    from sqlite_utils.migrations import Migrations  # noqa: PLC0415 - reason above
 
     migrations = Migrations("persistent_nonce")
 
@@ -200,25 +212,16 @@ def _first_schema() -> list[str]:
             return f'"{name}" TEXT NOT NULL'
         if name in _OPTIONAL:
             return f'"{name}" INTEGER CHECK ("{name}" >= 0)'
-        if name in (
-            "seen",
-            "set_at",
-            "not_before",
-        ):  # a wall clock may stand before 1970
+        if name in _DATES:
             return f'"{name}" INTEGER NOT NULL'
         return f'"{name}" INTEGER NOT NULL CHECK ("{name}" >= 0)'
 
+    keys = ", ".join(map(column, _COLUMNS))
     return [
-        f"CREATE TABLE keys ({', '.join(map(column, _COLUMNS))}, "
-        '"check" INTEGER NOT NULL) STRICT',
-        'CREATE TABLE calls ("id" TEXT PRIMARY KEY NOT NULL, "key" TEXT NOT NULL, '
-        '"session" TEXT NOT NULL, "method" TEXT NOT NULL, "cost" INTEGER NOT NULL, '
-        '"nonce" INTEGER NOT NULL CHECK ("nonce" > 0), "at" INTEGER NOT NULL, '
-        '"waited" INTEGER NOT NULL, "took" INTEGER, "outcome" TEXT NOT NULL, '
-        '"serial" INTEGER NOT NULL CHECK ("serial" >= 0)) STRICT',
+        f'CREATE TABLE keys ({keys}, "check" INTEGER NOT NULL) STRICT',
+        f"CREATE TABLE calls ({_CALL_COLUMNS}) STRICT",
         'CREATE INDEX calls_of_key ON calls ("key", "serial")',
-        "CREATE TABLE store "
-        '("name" TEXT PRIMARY KEY NOT NULL, "value" TEXT NOT NULL) STRICT',
+        "CREATE TABLE store (name TEXT PRIMARY KEY NOT NULL, value TEXT) STRICT",
         f"PRAGMA application_id = {_APPLICATION}",
         f"PRAGMA user_version = {SCHEMA}",
     ]

@@ -18,6 +18,7 @@ from filelock import lock_descriptor
 __all__ = ["FileSession", "pid_of", "process_state", "sweep"]
 
 _SUFFIX: Final = ".lock"
+_START: Final = 19  # of the fields behind the name
 _FLAGS: Final = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -142,7 +143,7 @@ def _namespace() -> int:
 def _start(pid: int) -> int:
     """Return when a process began, in clock ticks since boot (proc(5), field 22); 0 if it is gone."""
     fields = _stat_fields(pid)
-    return int(fields[19]) if len(fields) > 19 and fields[0] not in "ZX" else 0
+    return int(fields[_START]) if fields and fields[0] not in "ZX" else 0
 
 
 def _stat_fields(pid: int) -> list[str]:

@@ -18,8 +18,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import (
@@ -186,10 +187,9 @@ class SQLiteStore:
         Whoever next holds the lock here does it; a thread of its own sees to it that somebody does.
         """
         self._pending.append((key, change))
-        try:
+        # At the interpreter's end no thread can be started: `close` does it.
+        with suppress(RuntimeError):
             threading.Thread(target=self._try_drain, daemon=True).start()
-        except RuntimeError:
-            pass  # the interpreter is shutting down: `close` does it
 
     def _try_drain(self) -> None:
         try:
@@ -306,7 +306,7 @@ class SQLiteStore:
         self._reader.close()
         self._writer.connection.close()
 
-    def __enter__(self) -> SQLiteStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

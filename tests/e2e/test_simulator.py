@@ -35,6 +35,8 @@ from persistent_nonce.testing import (
     Unavailable,
 )
 from persistent_nonce.testing.request import sign
+from persistent_nonce.testing.server import _Handler
+from persistent_nonce.testing.visits import Visit
 
 #: Plain krakenex, which has no annotations.
 API: Any = krakenex.API
@@ -93,6 +95,12 @@ def until(condition: Callable[[], bool]) -> None:
     """Wait for what another thread or process is about to do."""
     while not condition():  # pytest's own timeout ends a wait that is in vain
         time.sleep(0.005)
+
+
+def threads() -> list[str]:
+    """Return the names of the simulator's threads: the listener, and its connections."""
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.startswith("kraken-simulator")]
 
 
 def connect(exchange: KrakenSimulator) -> http.client.HTTPConnection:
@@ -230,19 +238,16 @@ def test_a_connection_is_kept(exchange: KrakenSimulator, account: Credentials) -
     connection.close()
 
 
-def test_half_a_request_is_none(
-    exchange: KrakenSimulator, account: Credentials, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_half_a_request_is_none(exchange: KrakenSimulator) -> None:
     """A client that dies before its request is complete leaves no trace."""
     host, port = urlsplit(exchange.url).netloc.split(":")
-    with socket.create_connection((host, int(port))) as sock:
+    with socket.create_connection((host, int(port)), timeout=60) as sock:
         sock.sendall(
             b"POST /0/private/Balance HTTP/1.1\r\nContent-Length: 99\r\n\r\nno"
         )
-    exchange.close()
+        sock.shutdown(socket.SHUT_WR)
+        assert sock.recv(1) == b""
     assert exchange.stats().requests == 0
-    assert capfd.readouterr().err == ""
-    assert exchange.stats(account.key).requests == 0
 
 
 # Faults
@@ -281,23 +286,44 @@ def test_client_that_leaves_a_dripping_reply(
     exchange: KrakenSimulator, account: Credentials, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Dripping counts as in flight until the client leaves, which makes no noise."""
-    exchange.inject(DrippingReply(interval=0.001), times=1)
-    exchange.inject(DrippingReply(interval=3600), times=1)
-    patient, leaving, next_one = (connect(exchange) for _ in range(3))
-    post(patient, account, 1)
-    assert patient.getresponse().read()
-    post(leaving, account, 2)
+    exchange.inject(DrippingReply(interval=0.05))  # ten seconds in all
+    leaving, second, third = (connect(exchange) for _ in range(3))
+    post(leaving, account, 1)
     assert leaving.sock.recv(1) == b"H"
+    post(second, account, 2)
+    (error,) = json.load(second.getresponse())["error"]
+    assert error.startswith("EGeneral:Internal error")
+    second.close()
     leaving.close()
-    post(next_one, account, 3)
-    assert json.load(next_one.getresponse())["error"] == []
-    stats = exchange.stats(account.key)
-    assert [arrival.completed for arrival in stats.arrivals] == [True, False, True]
-    assert stats.overlaps == 0
-    for connection in (patient, next_one):
-        connection.close()
-    exchange.close()
+    post(third, account, 3)
+    assert json.load(third.getresponse())["error"] == []
+    third.close()
+    until(lambda: len(threads()) == 1)
     assert capfd.readouterr().err == ""
+    stats = exchange.stats(account.key)
+    assert [arrival.completed for arrival in stats.arrivals] == [False, True, True]
+    assert stats.overlaps == 1
+
+
+def test_client_that_leaves_before_its_reply(
+    exchange: KrakenSimulator, account: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call whose client left while it was executed is executed, not completed."""
+    execute, left = exchange._exchange.execute, threading.Event()
+
+    def held(visit: Visit) -> dict[str, object]:
+        assert left.wait(60)
+        return execute(visit)
+
+    monkeypatch.setattr(exchange._exchange, "execute", held)
+    connection = connect(exchange)
+    post(connection, account, 1)
+    until(lambda: exchange.stats(account.key).requests == 1)
+    connection.close()
+    left.set()
+    until(lambda: len(threads()) == 1)
+    (arrival,) = exchange.stats(account.key).arrivals
+    assert (arrival.executed, arrival.completed) == (True, False)
 
 
 @pytest.mark.parametrize("status", [502, 520])
@@ -385,6 +411,29 @@ def test_overlap_is_seen_and_refused(
     second.close()
 
 
+@pytest.mark.parametrize("dripping", [False, True])
+def test_flight_ends_before_the_last_byte_leaves(
+    exchange: KrakenSimulator,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    dripping: bool,
+) -> None:
+    """A client that has the whole reply can send its next call at once."""
+    if dripping:
+        exchange.inject(DrippingReply(interval=0))
+    send, in_flight = _Handler._send, []
+
+    def watched(handler: _Handler, data: bytes) -> None:
+        in_flight.append(len(exchange._exchange._in_flight))
+        send(handler, data)
+
+    monkeypatch.setattr(_Handler, "_send", watched)
+    assert client.query_private("Balance")["error"] == []
+    assert (len(in_flight) > 1) == dripping
+    assert in_flight == [1] * (len(in_flight) - 1) + [0]
+
+
 def test_keys_run_side_by_side(exchange: KrakenSimulator) -> None:
     """A hanging call of one key holds up no call of another."""
     one, other = exchange.add_key(), exchange.add_key()
@@ -452,11 +501,6 @@ def test_no_thread_is_left(exchange: KrakenSimulator, account: Credentials) -> N
     idle.getresponse().read()
     post(hanging, account, 2, "Ledgers")
     until(lambda: exchange.stats(account.key).requests == 2)
-
-    def threads() -> list[str]:
-        names = [thread.name for thread in threading.enumerate()]
-        return [name for name in names if name.startswith("kraken-simulator")]
-
     assert len(threads()) == 3
     exchange.close()
     exchange.close()

@@ -87,16 +87,19 @@ def test_hostile_names(name: str) -> None:
         before = tree(root)
         if not Path(os.path.normpath(path)).is_relative_to(root):
             path = inner / name.replace("..", "")  # the test keeps to its own directory
+        error = None
         try:
             place.check_filesystem(path, implicit=False, trust=True)
             real = place.prepare(path, shared=False, create=False)
             os.close(place.open_lock(real, shared=False))
             place.create_database(real, shared=False)
-        except (ConfigurationError, StoreError) as error:
+        except (ConfigurationError, StoreError) as refusal:
+            error = refusal
+        if error is not None:
             assert str(error).isprintable()
             assert len(str(error)) < 1000
             assert tree(root) == before
-        else:
-            literal = os.path.join(os.path.realpath(path.parent), path.name)
-            assert str(real) == literal
-            assert tree(root) == before | {literal, literal + ".lock"}
+            return
+        literal = os.path.join(os.path.realpath(path.parent), path.name)
+        assert str(real) == literal
+        assert tree(root) == before | {literal, literal + ".lock"}

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from persistent_nonce import kraken
+from persistent_nonce.errors import ConfigurationError
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,20 @@ from persistent_nonce import kraken
 def test_tier(name: str, maximum: int, decay: float) -> None:
     """Each tier has the documented maximum and decay."""
     assert kraken.TIERS[name] == kraken.Tier(maximum, decay)
+
+
+@pytest.mark.parametrize("tier", list(kraken.TIERS))
+def test_rate_of_a_tier(tier: str) -> None:
+    """A tier's rate drains as its counter decays, and stays one below its maximum."""
+    rate, facts = kraken.rate(tier), kraken.TIERS[tier]
+    assert rate.every == pytest.approx(1 / facts.decay)
+    assert rate.burst == facts.maximum - 1
+
+
+def test_rate_of_no_tier() -> None:
+    """A tier that there is not has no rate."""
+    with pytest.raises(ConfigurationError):
+        kraken.rate("free")
 
 
 def test_tiers_are_complete_and_cannot_be_changed() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from persistent_nonce.errors import (
+    ConfigurationError,
     NonceError,
     StoreError,
     StorePermissionError,
@@ -32,7 +33,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def refused(path: Path, words: str) -> None:
-    """Expect that the place is refused in these words, on one line, with a hint, and by `check_files` too."""
+    """Expect that the place is refused in these words, on one line, with a hint."""
     with pytest.raises(StorePermissionError, match=words) as caught:
         place.prepare(path, shared=False, create=False)
     assert str(caught.value).isprintable()
@@ -99,46 +100,45 @@ def look(uid: int, gid: int, mode: int) -> os.stat_result:
     return os.stat_result((mode, 1, 1, 1, uid, gid, 0, 0, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("uid", "gid", "shared", "file", "directory"),
-    [
-        (ME, ME, False, True, True),
-        (ME, ME, True, True, True),
-        (0, 0, False, False, True),  # a system directory, but not a file of root's
-        (0, GROUP, True, True, True),
-        (STRANGER, ME, False, False, False),
-        (STRANGER, GROUP, False, False, False),
-        (STRANGER, GROUP, True, True, True),
-        (STRANGER, ME, True, True, True),
-        (STRANGER, STRANGER, True, False, False),
-    ],
-)
-def test_owner(
-    uid: int,
-    gid: int,
-    shared: bool,
-    file: bool,
-    directory: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Files are one's own, or of one's group if shared; a directory may also be root's."""
+OWNERS = [
+    # owner, group, shared: is a file accepted, and a directory
+    (ME, ME, False, True, True),
+    (ME, ME, True, True, True),
+    (0, 0, False, False, True),  # a system directory, but not a file of root's
+    (0, GROUP, True, True, True),
+    (STRANGER, ME, False, False, False),
+    (STRANGER, GROUP, False, False, False),
+    (STRANGER, GROUP, True, True, True),
+    (STRANGER, ME, True, True, True),
+    (STRANGER, STRANGER, True, False, False),
+]
+
+
+@pytest.fixture
+def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be user and group ME, and a member of GROUP."""
     monkeypatch.setattr(os, "geteuid", lambda: ME)
     monkeypatch.setattr(os, "getegid", lambda: ME)
     monkeypatch.setattr(os, "getgroups", lambda: [GROUP])
-    path = Path("/srv/nonces.db")
 
-    def accepted(check: permissions.Check, kind: int) -> bool:
-        try:
-            check(path, look(uid, gid, kind | 0o660), shared=shared)
-        except StorePermissionError as error:
-            assert f"belongs to user {uid}" in str(error)
-            assert f"this is user {ME}" in str(error)
-            assert "mode 0660" in str(error)
-            return False
-        return True
 
-    assert accepted(permissions.check_file, stat.S_IFREG) == file
-    assert accepted(permissions.check_directory, stat.S_IFDIR) == directory
+@pytest.mark.usefixtures("somebody")
+@pytest.mark.parametrize("case", OWNERS)
+@pytest.mark.parametrize("kind", [stat.S_IFREG, stat.S_IFDIR])
+def test_owner(case: tuple[int, int, bool, bool, bool], kind: int) -> None:
+    """Files are one's own, or of one's group if shared; a directory may also be root's."""
+    uid, gid, shared, file, directory = case
+    is_file = kind == stat.S_IFREG
+    check = permissions.check_file if is_file else permissions.check_directory
+    path, found = Path("/srv/nonces.db"), look(uid, gid, kind | 0o660)
+    if file if is_file else directory:
+        check(path, found, shared=shared)
+        return
+    with pytest.raises(
+        StorePermissionError,
+        match=f"mode 0660.* belongs to user {uid}.* this is user {ME}",
+    ):
+        check(path, found, shared=shared)
 
 
 @pytest.mark.parametrize(
@@ -192,3 +192,21 @@ def test_messages_are_one_short_line() -> None:
         said = str(place.explain(error, path))
         assert said.isprintable()
         assert len(said) < 1000
+
+
+@pytest.mark.parametrize(
+    "sign", ["\0", "\n", "\r", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\ud800"]
+)
+def test_name_that_is_no_line_of_text(database: Path, sign: str) -> None:
+    """What ends a line, steers a terminal or has no encoding is refused, in the directory's name too."""
+    for path in (database.with_name(f"a{sign}b"), Path(f"/srv/a{sign}b/nonces.db")):
+        with pytest.raises(ConfigurationError) as caught:
+            place.prepare(path, shared=False, create=True)
+        assert str(caught.value).isprintable()
+
+
+def test_look_alikes_are_other_names(database: Path) -> None:
+    """A name that only looks like another is another file; accents and joiners are allowed."""
+    for name in ("n\u043ences.db", "nonces\u200d.db", "e\u0301.db", "\xe9.db"):
+        path = database.with_name(name)
+        assert place.prepare(path, shared=False, create=False) == path

@@ -49,10 +49,12 @@ def database(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the passwd home of this user, and take what the tests' environment says away."""
+    """Return the home that passwd names for this user, with nothing said in the environment."""
+    entry = ("bot", "x", os.getuid(), os.getgid(), "", "/home/bot", "/bin/sh")
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: pwd.struct_passwd(entry))
     for variable in (place.VARIABLE, "XDG_STATE_HOME"):
         monkeypatch.delenv(variable, raising=False)
-    return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    return Path("/home/bot")
 
 
 def test_the_default_is_the_one_of_platformdirs(
@@ -137,7 +139,7 @@ def test_a_named_directory_must_exist(tmp_path: Path) -> None:
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     """A path that leads through a file is an error of the tree."""
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnavailableError, match="no directory"):
+    with pytest.raises(StorePermissionError, match="is no directory"):
         place.prepare(tmp_path / "file" / "nonces.db", shared=False, create=False)
 
 

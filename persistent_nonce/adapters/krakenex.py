@@ -1,0 +1,219 @@
+"""krakenex with every private call through the gate: one import to change, nothing else.
+
+The reply to a refused nonce is krakenex's own; so is every exception of a call that was sent. A call that was not
+sent raises our error, which is a `requests.exceptions.ConnectTimeout` too.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any, Final, TypeAlias
+
+try:
+    import krakenex
+    import requests
+    from urllib3.exceptions import NewConnectionError
+except ImportError as error:
+    raise ImportError(
+        "persistent_nonce.adapters.krakenex needs krakenex: "
+        "pip install 'persistent_nonce[krakenex]'"
+    ) from error
+
+from persistent_nonce import kraken
+from persistent_nonce.adapters.base import default_store, unsent
+from persistent_nonce.calls import Call
+from persistent_nonce.errors import CallError, NonceRangeError, StoreError
+from persistent_nonce.gate import CallGate
+from persistent_nonce.state import Recovery, check_unit, seconds_argument
+from persistent_nonce.stores.base import Store
+
+__all__ = ["API"]
+
+#: What a client may give as a time limit: seconds to read, or seconds to connect and to read.
+Timeout: TypeAlias = float | tuple[float, float] | None
+
+#: Seconds to wait for a connection; before it stands, nothing was sent.
+_CONNECT: Final = 5.0
+
+#: How many times the read limit the whole reply may take: each byte restarts the client's own.
+_WHOLE: Final = 2.0
+
+#: Seconds that a call may be held, at least; it must outlast the whole reply.
+_HOLD: Final = 300.0
+
+
+class API(krakenex.API):
+    """A krakenex.API whose private calls share one nonce, one queue and one counter with all others of the key.
+
+    Making one touches no file; the gate is found from `self.key` at each private call.
+
+    Args:
+        key, secret: as for krakenex.
+        store: where the state is kept; None is the default place, opened at the first private call.
+        tier: "starter", "intermediate" or "pro"; None follows the key's own, starter at first.
+        unit: the unit of the key's nonces; None follows the key's own, ms at first.
+        min_interval: seconds between the starts of two calls; None follows the key's own, 0.2 at first.
+        timeout: seconds to wait for a part of a reply; the whole may take twice as long.
+        gate_timeout: seconds a call may wait for its turn.
+        recovery: what is done about a refused nonce; None follows the key's own.
+
+    Raises:
+        ConfigurationError: an argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        key: str = "",
+        secret: str = "",
+        *,
+        store: Store | None = None,
+        tier: str | None = None,
+        unit: str | None = None,
+        min_interval: float | None = None,
+        timeout: float = 30.0,
+        gate_timeout: float = 60.0,
+        recovery: Recovery | None = None,
+    ) -> None:
+        super().__init__(key, secret)
+        if min_interval is not None:
+            seconds_argument("min_interval", min_interval)
+        self._timeout = seconds_argument("timeout", timeout, least=0.001)
+        self._store = store
+        self._settings: dict[str, Any] = {
+            "min_interval": min_interval,
+            "rate": None if tier is None else kraken.rate(tier),
+            "default_rate": kraken.rate("starter"),
+            "unit": None if unit is None else check_unit(unit),
+            "timeout": seconds_argument("gate_timeout", gate_timeout),
+            "hold_timeout": max(_HOLD, 2 * _WHOLE * timeout),
+            "recovery": recovery,
+        }
+        self._gate: tuple[str, CallGate] | None = None
+        self._sending: dict[int, Call] = {}  # by thread: one object may be shared
+
+    def query_private(
+        self, method: str, data: dict[str, Any] | None = None, timeout: Timeout = None
+    ) -> Any:
+        """Send a private call when it is its turn, and return krakenex's reply.
+
+        A refused nonce is tried again, bounded and together with all other programs of the key; when that is over,
+        the reply is the refusal as krakenex gives it. Nothing else is ever sent twice.
+
+        Raises:
+            CallError, StoreError, NonceRangeError: it was not sent; each is a requests.exceptions.ConnectTimeout too.
+            Exception: as krakenex raises; the call may have been executed unless there was no connection.
+        """
+        if not self.key or not self.secret:
+            return super().query_private(method, data)  # which says so
+        reply = None
+        for attempt in self._find_gate().attempts(
+            method,
+            cost=kraken.cost(method),
+            priority=kraken.priority(method),
+            durable=kraken.changes(method),
+        ):
+            with ExitStack() as stack:
+                try:
+                    call = stack.enter_context(attempt)
+                except (CallError, StoreError, NonceRangeError) as error:
+                    if reply is not None:
+                        return reply  # the refusal in hand says more
+                    raise unsent(error, requests.exceptions.ConnectTimeout) from error
+                reply = self._send(call, method, dict(data or {}), timeout)
+        return reply
+
+    def _find_gate(self) -> CallGate:
+        if self._gate is None or self._gate[0] != self.key:
+            try:
+                store = self._store or default_store()
+            except StoreError as error:
+                raise unsent(error, requests.exceptions.ConnectTimeout) from error
+            self._gate = (self.key, CallGate(store, self.key, **self._settings))
+        return self._gate[1]
+
+    def _send(
+        self, call: Call, method: str, data: dict[str, Any], timeout: Timeout
+    ) -> Any:
+        thread = threading.get_ident()
+        self._sending[thread] = call
+        try:
+            reply = super().query_private(method, data, timeout)
+        except requests.exceptions.ConnectionError as error:
+            if _never_connected(error):
+                call.not_sent()
+            raise
+        finally:
+            del self._sending[thread]
+        errors = reply.get("error") if isinstance(reply, dict) else None
+        if isinstance(errors, list) and all(isinstance(e, str) for e in errors):
+            call.settle(kraken.outcome(errors))
+        else:
+            call.settle("unknown")
+        return reply
+
+    def _nonce(self) -> int:
+        return self._sending[threading.get_ident()].nonce
+
+    def _sign(self, data: dict[str, Any], urlpath: str) -> Any:
+        try:
+            return super()._sign(data, urlpath)
+        except Exception:
+            call = self._sending.get(threading.get_ident())
+            if call is not None:
+                call.not_sent()  # a secret that is none
+            raise
+
+    def _query(
+        self,
+        urlpath: str,
+        data: dict[str, Any],
+        headers: dict[str, str] | None = None,
+        timeout: Timeout = None,
+    ) -> Any:
+        if "/private/" not in urlpath:
+            return super()._query(urlpath, data, headers, timeout)
+        if not isinstance(timeout, tuple):
+            timeout = (_CONNECT, self._timeout if timeout is None else timeout)
+        limits = timeout
+
+        def post() -> requests.Response:
+            url = self.uri + urlpath
+            return self.session.post(url, data=data, headers=headers, timeout=limits)
+
+        self.response = response = _within(_WHOLE * limits[1], post)
+        if response.status_code not in (200, 201, 202):
+            response.raise_for_status()
+        return response.json(**self._json_options)
+
+
+def _never_connected(error: requests.exceptions.ConnectionError) -> bool:
+    """Whether no byte can have left: there was no connection."""
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return True
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError)
+
+
+def _within(seconds: float, post: Callable[[], requests.Response]) -> requests.Response:
+    """Return what `post` returns, or raise ReadTimeout after `seconds` though bytes still drip in."""
+    answers: queue.SimpleQueue[requests.Response | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(post())
+        except BaseException as error:  # noqa: BLE001 - raised in the caller
+            answers.put(error)
+
+    threading.Thread(target=work, name="persistent_nonce reply", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise requests.exceptions.ReadTimeout(
+            f"no whole reply within {seconds:g} s; the call may have been executed"
+        ) from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer

@@ -1,0 +1,63 @@
+"""The clocks of this machine, and the conversion of seconds."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import time
+from typing import Any
+
+import pytest
+
+from persistent_nonce.clock import SECOND, SYSTEM_CLOCK, SystemClock, nanoseconds
+
+
+def test_readings_are_nanoseconds_of_the_system() -> None:
+    """The wall clock lies between two readings of the system's, and so does the monotonic one."""
+    before = (time.time_ns(), time.monotonic_ns())
+    wall, mono = SYSTEM_CLOCK.wall(), SYSTEM_CLOCK.mono()
+    after = (time.time_ns(), time.monotonic_ns())
+    assert before[1] <= mono <= after[1]
+    assert before[0] - SECOND <= wall <= after[0] + SECOND  # a clock may be slewed
+    assert SYSTEM_CLOCK.scale == 1.0
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [("0f-1e\n", "0f-1e"), ("\n", None), (None, None)],
+)
+def test_boot(
+    content: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The boot is what the kernel says, and None where it says nothing."""
+
+    def fake(*_: Any, **__: Any) -> io.StringIO:
+        if content is None:
+            raise FileNotFoundError
+        return io.StringIO(content)
+
+    monkeypatch.setattr(builtins, "open", fake)
+    assert SystemClock().boot() == expected
+
+
+def test_boot_stays_the_same() -> None:
+    """Two readings within one boot agree."""
+    assert SystemClock().boot() == SystemClock().boot()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0, 0),
+        (1, SECOND),
+        (0.2, 200_000_000),
+        (1e-9, 1),
+        (0.1 + 0.2, 300_000_000),
+        (-1.5, -1_500_000_000),
+        (31_622_400.0, 31_622_400 * SECOND),
+    ],
+)
+def test_nanoseconds(seconds: float, expected: int) -> None:
+    """Seconds become the nearest whole number of nanoseconds."""
+    assert nanoseconds(seconds) == expected
+    assert isinstance(nanoseconds(seconds), int)
