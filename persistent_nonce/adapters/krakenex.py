@@ -6,9 +6,7 @@ sent raises our error, which is a `requests.exceptions.ConnectTimeout` too.
 
 from __future__ import annotations
 
-import queue
 import threading
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Final, TypeAlias
 
@@ -24,6 +22,7 @@ except ImportError as error:
 
 from persistent_nonce import kraken
 from persistent_nonce.adapters.base import default_store, unsent
+from persistent_nonce.adapters.limits import Limit, watch
 from persistent_nonce.calls import Call
 from persistent_nonce.errors import CallError, NonceRangeError, StoreError
 from persistent_nonce.gate import CallGate
@@ -177,16 +176,9 @@ class API(krakenex.API):
             return super()._query(urlpath, data, headers, timeout)
         if not isinstance(timeout, tuple):
             timeout = (_CONNECT, self._timeout if timeout is None else timeout)
-        limits = timeout
-
-        def post() -> requests.Response:
-            url = self.uri + urlpath
-            return self.session.post(url, data=data, headers=headers, timeout=limits)
-
-        self.response = response = _within(_WHOLE * limits[1], post)
-        if response.status_code not in (200, 201, 202):
-            response.raise_for_status()
-        return response.json(**self._json_options)
+        watch(self.session, self.uri)
+        with Limit(_WHOLE * (timeout[1] or self._timeout)):
+            return super()._query(urlpath, data, headers, timeout)
 
 
 def _never_connected(error: requests.exceptions.ConnectionError) -> bool:
@@ -195,25 +187,3 @@ def _never_connected(error: requests.exceptions.ConnectionError) -> bool:
         return True
     reason = getattr(error.args[0], "reason", None) if error.args else None
     return isinstance(reason, NewConnectionError)
-
-
-def _within(seconds: float, post: Callable[[], requests.Response]) -> requests.Response:
-    """Return what `post` returns, or raise ReadTimeout after `seconds` though bytes still drip in."""
-    answers: queue.SimpleQueue[requests.Response | BaseException] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put(post())
-        except BaseException as error:  # noqa: BLE001 - raised in the caller
-            answers.put(error)
-
-    threading.Thread(target=work, name="persistent_nonce reply", daemon=True).start()
-    try:
-        answer = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise requests.exceptions.ReadTimeout(
-            f"no whole reply within {seconds:g} s; the call may have been executed"
-        ) from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer

@@ -7,6 +7,7 @@ SQLite is called and no lock is taken: a thread of the application may have been
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -28,6 +29,7 @@ class Forkable(Protocol):
 
 _stores: weakref.WeakSet[Forkable] = weakref.WeakSet()
 _resting: list[Forkable] = []
+_turn = threading.RLock()  # two threads may fork at once
 
 
 def register(store: Forkable) -> None:
@@ -36,6 +38,7 @@ def register(store: Forkable) -> None:
 
 
 def _before() -> None:
+    _turn.acquire()
     for store in list(_stores):
         _resting.append(store)
         store.before_fork()
@@ -44,11 +47,18 @@ def _before() -> None:
 def _in_parent() -> None:
     while _resting:
         _resting.pop().after_fork_in_parent()
+    try:
+        _turn.release()
+    except RuntimeError:
+        pass  # an interrupt kept it from being got
 
 
 def _in_child() -> None:
-    while _resting:
-        _resting.pop().after_fork_in_child()
+    global _turn  # noqa: PLW0603 - the inherited one may be held by a thread that does not exist here
+    _turn = threading.RLock()
+    _resting.clear()
+    for store in list(_stores):
+        store.after_fork_in_child()
 
 
 os.register_at_fork(

@@ -16,7 +16,11 @@ from typing import Final, TypeVar
 
 from filelock import lock_descriptor
 
-from persistent_nonce.errors import StoreError, StoreTimeoutError
+from persistent_nonce.errors import (
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+)
 
 __all__ = ["StoreLock"]
 
@@ -34,12 +38,16 @@ class StoreLock:
         descriptor: the open lock file, which this object owns from here on.
         name: what to call it in an error.
         timeout: seconds after which a wait ends.
+
+    Attributes:
+        forked: this is a child's copy, given up; a result that `hold` returns nevertheless is the parent's.
     """
 
     def __init__(self, descriptor: int, name: str, timeout: float) -> None:
         self.descriptor = descriptor
         self.name = name
         self.timeout = timeout
+        self.forked = False
         self._mutex = threading.RLock()
         self._owner = 0
 
@@ -52,18 +60,24 @@ class StoreLock:
 
         Raises:
             StoreTimeoutError: the lock was not free within the timeout.
+            StoreUnavailableError: it was closed meanwhile.
             StoreError: this thread holds it already (a signal handler, or a finalizer inside a transaction).
         """
-        if self._owner == threading.get_ident():
+        if self.inside:
             raise StoreError(
                 f"{self.name} is in use by this very thread; no nonce was issued",
                 "do not call the library from a signal handler or a __del__",
             )
-        mutex, descriptor = self._mutex, self.descriptor
-        left, deadline = self.timeout, 0.0
+        mutex, left = self._mutex, self.timeout
+        deadline = time.monotonic() + left
         while True:
             try:
                 if mutex.acquire(timeout=left):
+                    descriptor = self.descriptor
+                    if descriptor < 0:
+                        raise StoreUnavailableError(
+                            f"{self.name} was given back", "open a new store"
+                        )
                     try:
                         self._owner = threading.get_ident()
                         try:
@@ -78,9 +92,7 @@ class StoreLock:
                     mutex.release()
                 except RuntimeError:
                     pass  # it was not got
-            now = time.monotonic()
-            deadline = deadline or now + self.timeout
-            left = deadline - now
+            left = deadline - time.monotonic()
             if left <= 0:
                 raise StoreTimeoutError(
                     f"{self.name} was not free for {self.timeout:g} s; "
@@ -89,24 +101,32 @@ class StoreLock:
                 )
             time.sleep(random.uniform(*_RETRY))  # noqa: S311 (jitter, not a secret)
 
+    @property
+    def inside(self) -> bool:
+        """Whether this very thread holds the lock."""
+        return self._owner == threading.get_ident()
+
     def acquire_mutex(self, timeout: float) -> bool:
         """Keep other threads of this process out, before a fork; False if that cannot be had."""
-        if self._owner == threading.get_ident():
-            return False
         return self._mutex.acquire(timeout=timeout)
 
     def release_mutex(self) -> None:
-        """Let other threads in again, in the parent after a fork."""
-        self._mutex.release()
+        """Let other threads in again, after a fork; harmless if they were not kept out."""
+        try:
+            self._mutex.release()
+        except RuntimeError:
+            pass
 
     def abandon(self) -> None:
         """Give up what was inherited over fork: close without unlocking, which would unlock the parent's."""
+        self.forked = True
         self._mutex = threading.RLock()
         self._owner = 0
         self.close()
 
     def close(self) -> None:
         """Close the descriptor; the lock file stays, since deleting it would admit two holders."""
-        descriptor, self.descriptor = self.descriptor, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+        with self._mutex:  # no thread is between looking at the descriptor and its use
+            descriptor, self.descriptor = self.descriptor, -1
+            if descriptor >= 0:
+                os.close(descriptor)

@@ -190,7 +190,7 @@ def _check_mode(path: Path, found: os.stat_result) -> None:
 def _link(path: Path) -> StorePermissionError:
     """Return the error for a symbolic link where none may be."""
     return StorePermissionError(
-        f"{shown(path)} is, or goes through, a refused symbolic link",
+        f"{shown(path)} is a symbolic link, or leads into a loop of them",
         "name the file itself",
     )
 

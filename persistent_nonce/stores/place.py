@@ -13,10 +13,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from persistent_nonce.errors import (
-    ConfigurationError,
-    StoreUnavailableError,
-)
+from persistent_nonce.errors import ConfigurationError, StoreUnavailableError
 from persistent_nonce.stores.filesystems import check_filesystem
 from persistent_nonce.stores.permissions import (
     check_directory,

@@ -47,7 +47,7 @@ class Reader:
     def __init__(self, path: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self.path = path
         self.clock = clock
-        self.mutex = threading.Lock()
+        self.mutex = threading.RLock()  # a signal handler may read inside a read
         self._connection: sqlite3.Connection | None = None
         self._wal = f"{path}-wal"
 
@@ -140,7 +140,7 @@ class Reader:
 
     def forget(self) -> sqlite3.Connection | None:
         """Give up the connection without closing it, in a forked child; return it to be closed later."""
-        self.mutex = threading.Lock()
+        self.mutex = threading.RLock()
         connection, self._connection = self._connection, None
         return connection
 

@@ -198,7 +198,11 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in _first_schema():
             database.conn.execute(statement)
 
-    migrations.apply(Database(connection, recursive_triggers=False))
+    database = Database(connection, recursive_triggers=False)
+    # In one transaction with the table that sqlite-utils keeps of its own: a process killed between the two would
+    # leave a database that looks like somebody else's (I3).
+    with database.atomic():
+        migrations.apply(database)
 
 
 def _first_schema() -> list[str]:

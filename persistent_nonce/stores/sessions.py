@@ -6,6 +6,7 @@ neither a reused pid nor a wrong clock can deceive.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import secrets
@@ -15,7 +16,9 @@ from typing import Final
 
 from filelock import lock_descriptor
 
-__all__ = ["FileSession", "pid_of", "process_state", "sweep"]
+from persistent_nonce.errors import StoreUnavailableError
+
+__all__ = ["FileSession", "pid_of", "process_state", "standing", "sweep"]
 
 _SUFFIX: Final = ".lock"
 _START: Final = 19  # of the fields behind the name
@@ -41,9 +44,17 @@ class FileSession:
         self._path = directory / (self.name + _SUFFIX)
         mode = 0o660 if shared else 0o600
         self._descriptor = os.open(self._path, _FLAGS | os.O_CREAT | os.O_EXCL, mode)
-        os.fchmod(self._descriptor, mode)  # whatever the umask
-        lock_descriptor(self._descriptor, blocking=False)
-        status = os.fstat(self._descriptor)
+        try:
+            os.fchmod(self._descriptor, mode)  # whatever the umask
+            if not lock_descriptor(self._descriptor, blocking=False):
+                raise StoreUnavailableError(
+                    f"another program locked {self._path} at once; no nonce was issued",
+                    "run: persistent-nonce doctor",
+                )
+            status = os.fstat(self._descriptor)
+        except BaseException:
+            self.abandon()
+            raise
         self._identity = (status.st_dev, status.st_ino)
 
     def new_id(self) -> str:
@@ -54,25 +65,23 @@ class FileSession:
         """Whether the file that others would try is still the one this session has locked."""
         try:
             status = os.stat(self._path, follow_symlinks=False)
-        except FileNotFoundError:
+        except OSError:
             return False
         return (status.st_dev, status.st_ino) == self._identity
 
     def dead(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the sessions `names` that have ended."""
         return frozenset(
-            name for name in names if name != self.name and self._is_dead(name)
+            name
+            for name in names
+            if name != self.name and self._is_dead(name)
         )
 
     def _is_dead(self, name: str) -> bool:
         try:
-            descriptor = os.open(self._directory / (name + _SUFFIX), _FLAGS)
-        except FileNotFoundError:
-            return _is_gone(name)
-        try:
-            return lock_descriptor(descriptor, blocking=False)
-        finally:
-            os.close(descriptor)  # and with it the lock, if it was got
+            return _has_ended(self._directory, name)
+        except OSError:
+            return False  # nobody can tell now
 
     def abandon(self) -> None:
         """Give up what was inherited over fork; as long as a copy is open the parent would seem to live."""
@@ -100,6 +109,21 @@ def process_state(pid: int) -> str:
     return names.get(letter[0], "unknown") if letter else "gone"
 
 
+def standing(directory: Path, name: str) -> str:
+    """Return what can be said of another session in one word: its process's state, gone, or unknown.
+
+    To be asked of sessions that a row names: one that is being made does not hold its lock yet.
+    """
+    try:
+        if _has_ended(directory, name):
+            return "gone"
+    except OSError:
+        return "unknown"  # not ours to try
+    _, _, namespace, _ = name.split("-")
+    own = namespace == str(_namespace())
+    return process_state(pid_of(name)) if own else "unknown"
+
+
 def sweep(directory: Path, named: Callable[[str], bool]) -> bool:
     """Remove the files of ended sessions that no row names; return whether a session lives.
 
@@ -118,8 +142,28 @@ def sweep(directory: Path, named: Callable[[str], bool]) -> bool:
             elif not named(path.name.removesuffix(_SUFFIX)):
                 path.unlink()
         finally:
-            os.close(descriptor)
+            _let_go(descriptor)
     return lives
+
+
+def _let_go(descriptor: int) -> None:
+    """Unlock and close: a process forked meanwhile has a copy, which alone would keep a dead session locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _has_ended(directory: Path, name: str) -> bool:
+    """Whether the lock of a session can be had; without its file, whether its process is gone."""
+    try:
+        descriptor = os.open(directory / (name + _SUFFIX), _FLAGS)
+    except FileNotFoundError:
+        return _is_gone(name)
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    finally:
+        _let_go(descriptor)
 
 
 def _is_gone(name: str) -> bool:

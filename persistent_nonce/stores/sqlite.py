@@ -74,17 +74,17 @@ class SQLiteStore:
         clock: Clock = SYSTEM_CLOCK,
         trust_filesystem: bool = False,
     ) -> None:
-        self._state = "new"  # new, open, resting, forked, torn, closed
+        self._state = "new"  # new, open, forked, torn, closed
+        self._rests = False  # during a fork, with nobody inside
         self._timeout = seconds_argument("timeout", timeout, least=0.001)
         self._shared = shared
         self.clock = clock
         place.check_filesystem(Path(path), implicit=False, trust=trust_filesystem)
         self.path = place.prepare(Path(path), shared=shared, create=False)
         self._reader = Reader(self.path, clock=clock)
-        self._birth = threading.Lock()
+        self._birth = threading.RLock()
         self._inherited: list[sqlite3.Connection | None] = []
         self._begin()
-        forks.register(self)
         _open.add(self)
         _LOG.info("opened %s, SQLite %s", self.path, sqlite3.sqlite_version)
 
@@ -102,6 +102,7 @@ class SQLiteStore:
         except OSError as error:
             raise self._explained(error) from error
         self._lock = StoreLock(descriptor, f"the lock of {self.path}", self._timeout)
+        forks.register(self)
         try:
             self._hold(self._open)
         except BaseException:
@@ -117,27 +118,40 @@ class SQLiteStore:
                 connection.close()
         place.create_database(self.path, shared=self._shared)
         self._writer = Writer(self.path, self._files)
-        boot = self.clock.boot()
-        if boot is None:
-            alone = not self._sweep()
-            boot = self._writer.adopt_boot(alone=alone)
-            self._begin_session()
+        try:
+            boot = self.clock.boot()
+            if boot is None:
+                alone = not self._sweep()
+                boot = self._writer.adopt_boot(alone=alone)
+                self._begin_session()
+        except BaseException:
+            self._writer.connection.close()
+            raise
         self._boot = boot
 
     def _ready(self) -> None:
         """Make sure that this store is open in this very process."""
         if self._state == "open" and self._pid == os.getpid():
             return
-        if self._state in ("closed", "new"):
-            raise StoreUnavailableError(f"{self.path} is closed", "open a new store")
-        if self._state != "forked":
-            raise ForkedCallError(
-                f"{self.path} was in use while this process was forked from another",
-                "open a new store in the child, or start processes by spawn",
-            )
         with self._birth:
             if self._state == "forked":
-                self._begin()
+                self._state = "new"
+                try:
+                    self._begin()
+                finally:
+                    if self._state == "new":
+                        self._state = "forked"
+            if self._state == "open" and self._pid == os.getpid():
+                return
+        if self._state in ("closed", "new"):
+            raise StoreUnavailableError(f"{self.path} is closed", "open a new store")
+        raise self._forked()
+
+    def _forked(self) -> ForkedCallError:
+        return ForkedCallError(
+            f"{self.path} was in use while this process was forked from another",
+            "open a new store in the child, or start processes by spawn",
+        )
 
     # --- the store
 
@@ -149,6 +163,10 @@ class SQLiteStore:
     def read(self, key: str) -> KeyState:
         """Return the state of `key` without a lock; a key never written to is new."""
         self._ready()
+        try:
+            self._files.check()  # a reader would go on with a file that is no more
+        except OSError as error:
+            raise self._explained(error) from error
         return self._reader.read(key)
 
     def keys(self) -> list[str]:
@@ -199,26 +217,36 @@ class SQLiteStore:
             _LOG.warning("a call could not be ended yet: %s", error)
 
     def _drain(self) -> None:
-        while self._pending:
+        for _ in range(len(self._pending)):
             key, change = self._pending[0]
             try:
                 self._writer.transact(key, change, self.now, durable=False)
             except (NonceError, sqlite3.Error, OSError) as error:
                 _LOG.warning("a call could not be ended yet: %s", error)
-                return
-            self._pending.popleft()
+                self._pending.rotate(-1)  # one damaged key holds up no other
+            else:
+                self._pending.popleft()
 
     def _hold(self, work: Callable[[], T]) -> T:
+        lock = self._lock
         try:
-            return self._lock.hold(work)
+            return lock.hold(work)
         except NonceError:
             raise
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, OverflowError) as error:
             raise self._explained(error) from error
+        finally:
+            if lock.forked:  # by a signal handler, in the middle: the result is the parent's
+                raise self._forked()
 
-    def _explained(self, error: sqlite3.Error | OSError) -> StoreError:
+    def _explained(self, error: sqlite3.Error | OSError | OverflowError) -> StoreError:
         if isinstance(error, OSError):
             return place.explain(error, self.path)
+        if isinstance(error, OverflowError):
+            return StoreUnavailableError(
+                f"a number does not fit into {self.path}; no nonce was issued",
+                "look at the system's clock",
+            )
         return explain_sqlite(error, self.path)
 
     # --- sessions
@@ -253,19 +281,19 @@ class SQLiteStore:
 
     def before_fork(self) -> None:
         """Come to rest: no thread of this process is inside a transaction or a read."""
-        if self._state != "open":
+        if self._state != "open" or self._lock.inside:
             return
-        if not self._lock.acquire_mutex(_FORK_PATIENCE):
-            return
-        if self._reader.mutex.acquire(timeout=_FORK_PATIENCE):
-            self._state = "resting"
-        else:
-            self._lock.release_mutex()
+        try:
+            if self._lock.acquire_mutex(_FORK_PATIENCE):
+                self._rests = self._reader.mutex.acquire(timeout=_FORK_PATIENCE)
+        finally:
+            if not self._rests:  # also after an interrupt
+                self._lock.release_mutex()
 
     def after_fork_in_parent(self) -> None:
         """Go on."""
-        if self._state == "resting":
-            self._state = "open"
+        if self._rests:
+            self._rests = False
             self._reader.mutex.release()
             self._lock.release_mutex()
 
@@ -275,13 +303,15 @@ class SQLiteStore:
         The connections are kept until then: SQLite's own tables, inherited too, claim locks that this process
         was never given, and only closing them puts that right.
         """
-        rested = self._state == "resting"
-        if self._state in ("closed", "new"):
-            return
+        former, rested, self._rests = self._state, self._rests, False
+        self._birth = threading.RLock()
+        if former in ("closed", "torn", "forked"):
+            return  # nothing was open
         self._state = "forked" if rested else "torn"
-        self._birth = threading.Lock()
         self._lock.abandon()
-        self._inherited += [self._writer.connection, self._reader.forget()]
+        if former == "open":
+            self._writer.forked = True
+            self._inherited += [self._writer.connection, self._reader.forget()]
         self._pending.clear()
         for session in (self._session, *self._former):
             if session is not None:
@@ -290,21 +320,30 @@ class SQLiteStore:
 
     def close(self) -> None:
         """End this process's session and give back everything held; closing twice is fine."""
+        if self._state == "forked":
+            self._state = "closed"  # nothing was opened here
         if self._state != "open" or self._pid != os.getpid():
             return
-        self._hold(self._close)
-        self._lock.close()
+        try:
+            self._hold(self._close)
+        finally:
+            if self._state == "closed":
+                self._lock.close()
 
     def _close(self) -> None:
         if self._state != "open":
             return
         self._state = "closed"
-        self._drain()
-        for session in (self._session, *self._former):
-            if session is not None:
+        sessions = [s for s in (self._session, *self._former) if s is not None]
+        try:
+            self._drain()
+            for session in sessions:
                 session.close(named=self._writer.names_session(session.name))
-        self._reader.close()
-        self._writer.connection.close()
+        finally:
+            for session in sessions:
+                session.abandon()
+            self._reader.close()
+            self._writer.connection.close()
 
     def __enter__(self) -> Self:
         return self

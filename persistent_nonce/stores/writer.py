@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import (
+    ForkedCallError,
     StoreCorruptError,
     StoreUnsupportedError,
     StoreVersionError,
@@ -40,6 +41,9 @@ class Writer:
         path: the database, which exists; an empty file gets its schema.
         files: what is compared before each transaction.
 
+    Attributes:
+        forked: the connection was inherited over fork, and is not to be touched here.
+
     Raises:
         StoreError: it is not a database of this library, or one this version cannot use.
         sqlite3.Error: it cannot be opened or written.
@@ -55,6 +59,7 @@ class Writer:
             path, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
         self._execute = self.connection.cursor().execute
+        self.forked = False
         self._files = files
         self._full: bool | None = None
         self._distrust = False
@@ -108,7 +113,7 @@ class Writer:
             self._distrust, self._full = True, None
             raise
         finally:
-            if self.connection.in_transaction:
+            if not self.forked and self.connection.in_transaction:
                 self.connection.rollback()
 
     def _transact(
@@ -183,6 +188,8 @@ class Writer:
         rows.write_row(self.connection, row, new=new)
         if records:
             rows.write_calls(self.connection, records)
+        if self.forked:  # by a signal handler, just now: this is the parent's transaction
+            raise ForkedCallError("a transaction was inherited over fork")
         self._execute("COMMIT")
         self._row, self._state = row, state
 

@@ -1,0 +1,120 @@
+"""A time limit on the whole reply of a `requests` call.
+
+The client's own limit starts anew with each byte, so a reply that drips passes it. Here a timer shuts the socket
+down under the thread that reads: the call ends, and the exchange sees that it has.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+__all__ = ["Limit", "watch"]
+
+_of_thread = threading.local()
+
+
+class Limit:
+    """Give the calls of this thread `seconds` in all; `with` that, one call or several.
+
+    Raises on leaving:
+        requests.exceptions.ReadTimeout: the time was up; whatever was raised because of that is its cause.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._mutex = threading.Lock()
+        self._connection: HTTPConnection | None = None
+        self._over = False
+        self._expired = False
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        _of_thread.limit = self
+        self._timer.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        _of_thread.limit = None
+        with self._mutex:
+            self._over = True
+        self._timer.cancel()
+        if self._expired and (error is None or isinstance(error, Exception)):
+            raise requests.exceptions.ReadTimeout(
+                f"no whole reply within {self._seconds:g} s; "
+                "the call may have been executed"
+            ) from error
+
+    def uses(self, connection: HTTPConnection) -> None:
+        """Note the connection that is to be cut."""
+        with self._mutex:
+            self._connection = connection
+
+    def _expire(self) -> None:
+        with self._mutex:
+            if self._over:  # the connection may serve another call by now
+                return
+            self._expired = True
+            sock = getattr(self._connection, "sock", None)
+            if sock is not None:
+                with suppress(OSError):  # it has just ended by itself
+                    # Not the method of a TLS socket, which would take its state from under the reader.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _Watched(HTTPConnection):
+    """A connection that tells the limit of its thread about each request."""
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        limit = getattr(_of_thread, "limit", None)
+        if limit is not None:
+            limit.uses(self)
+        super().request(*args, **kwargs)
+
+
+class _WatchedTLS(_Watched, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+
+class _PoolTLS(HTTPSConnectionPool):
+    ConnectionCls = _WatchedTLS
+
+
+_POOLS: Final = {"http": _Pool, "https": _PoolTLS}
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+def watch(session: requests.Session, url: str) -> None:
+    """Let limits cut the calls of `session` to `url`, unless the program has mounted an adapter of its own."""
+    adapters = getattr(session, "adapters", {})
+    for prefix, adapter in list(adapters.items()):
+        if url.startswith(prefix) and type(adapter) is HTTPAdapter:
+            session.mount(prefix, _Adapter())
