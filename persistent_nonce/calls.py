@@ -76,7 +76,7 @@ class Call:
         self._outcome = outcome
 
     def not_sent(self) -> None:
-        """Say that no byte of the call left; its nonce is burnt, its cost given back."""
+        """Say that no byte of the call left; its nonce is burnt."""
         self.settle("not_sent")
 
     def _held(self) -> Running:
@@ -98,12 +98,22 @@ class Call:
 
     def __enter__(self) -> Self:
         self._begin()
-        run(self._enter())
+        steps = self._enter()
+        try:
+            run(steps)
+        except BaseException:
+            steps.close()  # an interrupt may have struck outside the steps
+            self._drop("not_sent")
+            raise
         return self
 
     async def __aenter__(self) -> Self:
         self._begin()
-        await arun(self._enter())
+        try:
+            await arun(self._enter())
+        except BaseException:
+            self._drop("not_sent")
+            raise
         return self
 
     def __exit__(
@@ -112,7 +122,12 @@ class Call:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        return run(self._exit(error))
+        steps = self._exit(error)
+        try:
+            return run(steps)
+        finally:
+            steps.close()
+            self._drop(self._verdict(error))
 
     async def __aexit__(
         self,
@@ -120,14 +135,14 @@ class Call:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> bool:
-        return await arun(self._exit(error))
+        try:
+            return await arun(self._exit(error))
+        finally:
+            self._drop(self._verdict(error))
 
     def __del__(self) -> None:
         # Dropped without its exit. Waiting here could be waiting for the very thread that collects it.
-        if not self._id or self._pid != os.getpid():
-            return
-        self._store.later(self.key, self._ending("unknown"))
-        self._forget()
+        self._drop("unknown")
 
     # --- the way in
 
@@ -141,20 +156,20 @@ class Call:
 
     async def _enter(self) -> None:
         try:
-            session = self._session = await do(self._store.session)
+            session = await do(self._store.session)
             if self._caller in session.callers:
-                self._session = None
                 raise NestedCallError(
                     f"a call of key {self.key} inside another one of the same caller",
                     "end the first call before the next, or use another key",
                 )
+            self._session = session
             session.callers.add(self._caller)
             self._id = session.new_id()
             session.live.add(self._id)
             entrance = Entrance(self._store, self.key, self._passage, session, self._id)
             self._running = await entrance.wait()
         except GeneratorExit:
-            self.__del__()  # dropped in the middle: nothing can be awaited any more
+            self._drop("not_sent")  # in the middle: nothing can be awaited any more
             raise
         except BaseException:
             await self._leave()
@@ -205,6 +220,15 @@ class Call:
         if state is not None and running is not None and outcome == "invalid_nonce":
             self._report(state, running)
         return state
+
+    def _drop(self, outcome: Outcome) -> None:
+        """End the call without waiting, unless it was ended; by whoever next can."""
+        if not self._id or self._pid != os.getpid():
+            return
+        if self._session is not None:
+            self._session.live.discard(self._id)  # a thread still on its way sees it
+        self._store.later(self.key, self._ending(outcome))
+        self._forget()
 
     def _forget(self) -> None:
         if self._session is not None:

@@ -132,7 +132,9 @@ class CallGate:
             attempt = Attempt(self._store, self.key, passage)
             yield attempt
             again = attempt.again
-            passage = passage._replace(attempt=passage.attempt + 1)
+            passage = passage._replace(
+                attempt=passage.attempt + 1, excused=attempt.excused
+            )
 
     def _passage(
         self,
@@ -162,9 +164,11 @@ class Attempt(Call):
 
     Attributes:
         again: after the exit, whether another attempt follows.
+        excused: the end, by the wall clock in ns, of the back-off that the next one is not charged for.
     """
 
     again = False
+    excused = 0
 
     async def _exit(self, error: BaseException | None) -> bool:
         self._check_process()
@@ -173,9 +177,9 @@ class Attempt(Call):
         if outcome != "invalid_nonce":
             return False
         most = self._passage.recovery.attempts
-        self.again = (
-            state is not None and not state.closed and self._passage.attempt < most
-        )
+        if state is not None:
+            most, self.excused = state.most_attempts, state.not_before
+            self.again = not state.closed and self._passage.attempt < most
         refused = isinstance(error, InvalidNonceError)
         if refused and not self.again:
             raise InvalidNonceError(

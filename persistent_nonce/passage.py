@@ -56,6 +56,7 @@ class Passage(NamedTuple):
     wanted: Wanted
     recovery: Recovery
     attempt: int = 1
+    excused: int = 0  # wall; a back-off is not charged to the timeout up to here
 
 
 class Entrance:
@@ -115,16 +116,17 @@ class Entrance:
     def _allowed(self, state: KeyState) -> int:
         """Return the nanoseconds this call may queue."""
         allowed = nanoseconds(self._passage.timeout)
-        if self._passage.attempt > 1:  # its own back-off is not charged to it
-            allowed += recovery.rest(state, self._store.now(), self._passage.priority)
-        return allowed
+        now = self._store.now()
+        left = recovery.rest(state, now, self._passage.priority)
+        return allowed + max(0, min(left, self._passage.excused - now.wall))
 
     def _try(self, dead: frozenset[str]) -> KeyState:
         """Stand in the queue and start if it is the turn, in one transaction."""
         passage, session = self._passage, self._session
-        live = frozenset(session.live)
 
         def change(state: KeyState, now: Now) -> Changed:
+            # Under the lock: an older look would take another thread's call, begun since, for a left-over.
+            live = frozenset(session.live)
             state = rules.clamp(settings.configure(state, passage.wanted), now)
             if state.every is not None and passage.cost > state.burst:
                 raise ConfigurationError(
@@ -133,6 +135,8 @@ class Entrance:
                     f"a lower cost, or another rate with: set-tier {state.key}",
                 )
             state, ended = rules.prune(state, now, dead, session.name, live)
+            if self._id not in live:  # dropped while this thread was on its way
+                return Changed(state, ended)
             since = self._since or now.mono
             waiting = Waiting(
                 id=self._id,

@@ -1,4 +1,4 @@
-"""What SQLite's errors mean here: each becomes one of ours, with a hint (I9)."""
+"""What foreign errors mean here: each becomes one of ours, with a hint (I9)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Final
 
 from persistent_nonce.errors import (
+    ForkedCallError,
     StoreCorruptError,
     StoreError,
     StorePermissionError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from persistent_nonce.stores import permissions
 
-__all__ = ["RETRIED", "explain_sqlite", "primary"]
+__all__ = ["RETRIED", "explain", "inherited", "primary"]
 
 _NONE: Final = "no nonce was issued"
 
@@ -73,10 +75,24 @@ def primary(error: sqlite3.Error) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def explain_sqlite(error: sqlite3.Error, path: Path) -> StoreError:
-    """Return the error of our tree for one of SQLite's."""
+def explain(error: sqlite3.Error | OSError | OverflowError, path: Path) -> StoreError:
+    """Return the error of our tree for one of SQLite's, of the system's, or of a number that SQLite cannot store."""
+    if isinstance(error, OSError):
+        return permissions.explain(error, path)
+    if isinstance(error, OverflowError):
+        return StoreUnavailableError(
+            f"a number does not fit into {path}; {_NONE}", "look at the system's clock"
+        )
     kind, message, hint = _MEANING.get(
         primary(error),
         (StoreUnavailableError, f"SQLite: {error}", "run: persistent-nonce doctor"),
     )
     return kind(f"{message}: {path}; {_NONE}", hint)
+
+
+def inherited(path: Path) -> ForkedCallError:
+    """Return the error for a child process that uses what its parent was using."""
+    return ForkedCallError(
+        f"{path} was in use while this process was forked from another",
+        "open a new store in the child, or start processes by spawn",
+    )

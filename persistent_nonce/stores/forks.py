@@ -6,6 +6,7 @@ SQLite is called and no lock is taken: a thread of the application may have been
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -47,10 +48,8 @@ def _before() -> None:
 def _in_parent() -> None:
     while _resting:
         _resting.pop().after_fork_in_parent()
-    try:
+    with contextlib.suppress(RuntimeError):  # an interrupt kept it from being got
         _turn.release()
-    except RuntimeError:
-        pass  # an interrupt kept it from being got
 
 
 def _in_child() -> None:

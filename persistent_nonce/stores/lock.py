@@ -6,6 +6,7 @@ lets go of the mutex between tries, so that a fork (which takes the mutex) need 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import random
@@ -112,10 +113,8 @@ class StoreLock:
 
     def release_mutex(self) -> None:
         """Let other threads in again, after a fork; harmless if they were not kept out."""
-        try:
+        with contextlib.suppress(RuntimeError):
             self._mutex.release()
-        except RuntimeError:
-            pass
 
     def abandon(self) -> None:
         """Give up what was inherited over fork: close without unlocking, which would unlock the parent's."""

@@ -167,6 +167,8 @@ def create_database(path: Path, *, shared: bool) -> bool:
             os.close(_create(path, shared=shared))
         except FileExistsError:
             _grant(path, _FILE[shared])
+            if not os.stat(path).st_size:
+                _sync(path.parent)  # whoever created it may have died before doing so
             return False
     except OSError as error:
         raise explain(error, path) from error

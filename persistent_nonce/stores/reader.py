@@ -18,8 +18,7 @@ from urllib.parse import quote
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import NonceError, StoreUnavailableError
 from persistent_nonce.state import CallRecord, KeyState
-from persistent_nonce.stores.failures import RETRIED, explain_sqlite, primary
-from persistent_nonce.stores.place import explain
+from persistent_nonce.stores.failures import RETRIED, explain, primary
 from persistent_nonce.stores.rows import (
     decode,
     decode_call,
@@ -84,7 +83,7 @@ class Reader:
             except sqlite3.Error as error:
                 late = deadline and time.monotonic() >= deadline
                 if primary(error) not in RETRIED or late:
-                    raise explain_sqlite(error, self.path) from error
+                    raise explain(error, self.path) from error
             except OSError as error:
                 if isinstance(error, NonceError):
                     raise  # ours: a TimeoutError is an OSError

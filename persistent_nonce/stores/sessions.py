@@ -72,9 +72,7 @@ class FileSession:
     def dead(self, names: Collection[str]) -> frozenset[str]:
         """Return those of the sessions `names` that have ended."""
         return frozenset(
-            name
-            for name in names
-            if name != self.name and self._is_dead(name)
+            name for name in names if name != self.name and self._is_dead(name)
         )
 
     def _is_dead(self, name: str) -> bool:

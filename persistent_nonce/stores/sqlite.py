@@ -23,15 +23,10 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
-from persistent_nonce.errors import (
-    ForkedCallError,
-    NonceError,
-    StoreError,
-    StoreUnavailableError,
-)
+from persistent_nonce.errors import NonceError, StoreUnavailableError
 from persistent_nonce.state import CallRecord, Change, KeyState, seconds_argument
 from persistent_nonce.stores import forks, place
-from persistent_nonce.stores.failures import explain_sqlite
+from persistent_nonce.stores.failures import explain, inherited
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.reader import Reader
@@ -100,7 +95,7 @@ class SQLiteStore:
         try:
             descriptor = place.open_lock(self.path, shared=self._shared)
         except OSError as error:
-            raise self._explained(error) from error
+            raise explain(error, self.path) from error
         self._lock = StoreLock(descriptor, f"the lock of {self.path}", self._timeout)
         forks.register(self)
         try:
@@ -138,20 +133,14 @@ class SQLiteStore:
                 self._state = "new"
                 try:
                     self._begin()
-                finally:
-                    if self._state == "new":
-                        self._state = "forked"
+                except BaseException:
+                    self._state = "forked"
+                    raise
             if self._state == "open" and self._pid == os.getpid():
                 return
         if self._state in ("closed", "new"):
             raise StoreUnavailableError(f"{self.path} is closed", "open a new store")
-        raise self._forked()
-
-    def _forked(self) -> ForkedCallError:
-        return ForkedCallError(
-            f"{self.path} was in use while this process was forked from another",
-            "open a new store in the child, or start processes by spawn",
-        )
+        raise inherited(self.path)
 
     # --- the store
 
@@ -166,7 +155,7 @@ class SQLiteStore:
         try:
             self._files.check()  # a reader would go on with a file that is no more
         except OSError as error:
-            raise self._explained(error) from error
+            raise explain(error, self.path) from error
         return self._reader.read(key)
 
     def keys(self) -> list[str]:
@@ -234,20 +223,10 @@ class SQLiteStore:
         except NonceError:
             raise
         except (sqlite3.Error, OSError, OverflowError) as error:
-            raise self._explained(error) from error
+            raise explain(error, self.path) from error
         finally:
-            if lock.forked:  # by a signal handler, in the middle: the result is the parent's
-                raise self._forked()
-
-    def _explained(self, error: sqlite3.Error | OSError | OverflowError) -> StoreError:
-        if isinstance(error, OSError):
-            return place.explain(error, self.path)
-        if isinstance(error, OverflowError):
-            return StoreUnavailableError(
-                f"a number does not fit into {self.path}; no nonce was issued",
-                "look at the system's clock",
-            )
-        return explain_sqlite(error, self.path)
+            if lock.forked:  # a signal handler did: the result is the parent's
+                raise inherited(self.path)
 
     # --- sessions
 
@@ -310,8 +289,7 @@ class SQLiteStore:
         self._state = "forked" if rested else "torn"
         self._lock.abandon()
         if former == "open":
-            self._writer.forked = True
-            self._inherited += [self._writer.connection, self._reader.forget()]
+            self._inherited += [self._writer.forget(), self._reader.forget()]
         self._pending.clear()
         for session in (self._session, *self._former):
             if session is not None:

@@ -41,9 +41,6 @@ class Writer:
         path: the database, which exists; an empty file gets its schema.
         files: what is compared before each transaction.
 
-    Attributes:
-        forked: the connection was inherited over fork, and is not to be touched here.
-
     Raises:
         StoreError: it is not a database of this library, or one this version cannot use.
         sqlite3.Error: it cannot be opened or written.
@@ -58,8 +55,8 @@ class Writer:
         self.connection = sqlite3.connect(
             path, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
-        self._execute = self.connection.cursor().execute
-        self.forked = False
+        self._execute: Callable[..., sqlite3.Cursor] = self.connection.cursor().execute
+        self._forked = False
         self._files = files
         self._full: bool | None = None
         self._distrust = False
@@ -113,7 +110,7 @@ class Writer:
             self._distrust, self._full = True, None
             raise
         finally:
-            if not self.forked and self.connection.in_transaction:
+            if not self._forked and self.connection.in_transaction:
                 self.connection.rollback()
 
     def _transact(
@@ -188,8 +185,6 @@ class Writer:
         rows.write_row(self.connection, row, new=new)
         if records:
             rows.write_calls(self.connection, records)
-        if self.forked:  # by a signal handler, just now: this is the parent's transaction
-            raise ForkedCallError("a transaction was inherited over fork")
         self._execute("COMMIT")
         self._row, self._state = row, state
 
@@ -207,3 +202,17 @@ class Writer:
         """Whether a row still speaks of `session`."""
         query = "SELECT 1 FROM keys WHERE instr(queue, ?) OR instr(running, ?) LIMIT 1"
         return bool(self._execute(query, (session, session)).fetchall())
+
+    def forget(self) -> sqlite3.Connection:
+        """Give up the connection without a call to SQLite, in a forked child; return it to be closed later.
+
+        A fork made by a signal handler may have copied us within a transaction: it is the parent's, and nothing more
+        of it is done here.
+        """
+        self._forked = True
+        self._execute = _refuse
+        return self.connection
+
+
+def _refuse(sql: str, *_: object) -> sqlite3.Cursor:
+    raise ForkedCallError(f"inherited over fork, in a transaction: {sql}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import stat
@@ -210,6 +211,44 @@ def test_new_names_are_synced(database: Path, monkeypatch: pytest.MonkeyPatch) -
     assert synced == [database.parent.stat().st_ino]
     place.make_directory(database.with_name("sessions"), shared=False)
     assert synced == [database.parent.stat().st_ino] * 2
+    place.create_database(database, shared=False)  # empty: its maker may have died
+    assert synced == [database.parent.stat().st_ino] * 3
+    database.write_bytes(b"used")
+    place.create_database(database, shared=False)
+    assert len(synced) == 3
+
+
+def test_a_failing_disk_leaves_no_descriptor(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the new name cannot be synced, the error is of the tree and everything is closed again."""
+
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.EIO, "worn out")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = os.listdir("/dev/fd")
+    with pytest.raises(StoreUnavailableError, match="input/output error"):
+        place.create_database(database, shared=False)
+    with pytest.raises(StoreUnavailableError, match="input/output error"):
+        place.open_lock(database, shared=False)
+    assert os.listdir("/dev/fd") == before
+
+
+def test_a_loop_of_links(tmp_path: Path) -> None:
+    """A directory that is a link to itself is an error of the tree."""
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(StorePermissionError, match="loop of them"):
+        place.prepare(tmp_path / "loop" / "nonces.db", shared=False, create=False)
+
+
+def test_another_process_was_faster(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that appears between the look and the making is fine."""
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    place.make_directory(database.parent, shared=False)
+    assert mode(database.parent) == 0o700
 
 
 # --- the files

@@ -1,0 +1,178 @@
+"""The commands that change a key: each applies one pure rule, in one transaction of the store."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Final
+
+import click
+
+from persistent_nonce import kraken, nonces, settings
+from persistent_nonce.access import find_key, open_writer
+from persistent_nonce.clock import nanoseconds
+from persistent_nonce.options import as_json, chosen, database, emit
+from persistent_nonce.state import (
+    UNITS,
+    Change,
+    Changed,
+    Rate,
+    Recovery,
+    seconds_argument,
+)
+
+__all__ = ["COMMANDS"]
+
+#: In place of a counter: drains at once.
+_NO_COUNTER: Final = Rate(0.0, 1_000_000, "none")
+
+_TIERS: Final = (*kraken.TIERS, "none")
+
+
+def _apply(
+    given: str, change: Change, *, as_json: bool, new: bool = False, durable: bool = False
+) -> None:
+    """Change a key and print what came of it."""
+    key = find_key(chosen(), given, new=new)
+    with open_writer(chosen()) as store:
+        state = store.update(key, change, durable=durable)
+        now, path = store.now(), store.path
+
+    from persistent_nonce import view
+
+    emit(
+        partial(view.states_data, [state], now, path),
+        partial(view.states_text, [state], now, path),
+        as_json=as_json,
+    )
+
+
+@click.command("next")
+@click.argument("key")
+@as_json
+@database
+def next_(key: str, *, as_json: bool) -> None:
+    """Take the next nonce of KEY and print it.
+
+    For a request made by hand while no program of the key makes calls: it does not wait for a call in flight.
+    """
+    found = find_key(chosen(), key)
+    with open_writer(chosen()) as store:
+        state = store.update(found, lambda s, now: Changed(nonces.issue(s, now)))
+    nonce = str(state.nonce)
+    click.echo(json.dumps({"key": found, "nonce": nonce}) if as_json else nonce)
+
+
+@click.command("raise-floor")
+@click.argument("key")
+@click.argument("value", type=int)
+@as_json
+@database
+def raise_floor(key: str, value: int, *, as_json: bool) -> None:
+    """Let every further nonce of KEY be greater than VALUE; nothing is ever lowered.
+
+    VALUE is in the key's unit. A mark that moves opens a closed key. A key that was never used is named by its whole
+    fingerprint, which this prints:
+
+    \b
+        printf %s "$API_KEY" | sha256sum | cut -c 1-16
+    """
+    _apply(
+        key,
+        lambda state, now: Changed(nonces.raise_floor(state, now, value)),
+        as_json=as_json,
+        new=True,
+        durable=True,
+    )
+
+
+@click.command("set-unit")
+@click.argument("key")
+@click.argument("unit", type=click.Choice(list(UNITS)))
+@as_json
+@database
+def set_unit(key: str, unit: str, *, as_json: bool) -> None:
+    """Count the nonces of KEY in the finer UNIT from here on, for all its programs.
+
+    Opens a closed key. There is no way back: nonces in a coarser unit would be lower.
+    """
+    _apply(
+        key,
+        lambda state, now: Changed(nonces.set_unit(state, now, unit)),
+        as_json=as_json,
+        new=True,
+        durable=True,
+    )
+
+
+@click.command("set-tier")
+@click.argument("key")
+@click.argument("tier", type=click.Choice(_TIERS), required=False)
+@click.option("--rate", type=(float, int), metavar="EVERY BURST", help="In place of a tier: BURST calls at once, then one every EVERY seconds.")  # fmt: skip
+@click.option("--min-interval", type=float, metavar="SECONDS", help="Between the starts of two calls.")  # fmt: skip
+@click.option("--attempts", type=int, metavar="N", help="Refused nonces in a row after which the key is closed.")  # fmt: skip
+@click.option("--max-lead", type=float, metavar="SECONDS", help="How far nonces may run ahead of the clock.")  # fmt: skip
+@as_json
+@database
+def set_tier(
+    key: str,
+    tier: str | None,
+    *,
+    rate: tuple[float, int] | None,
+    min_interval: float | None,
+    attempts: int | None,
+    max_lead: float | None,
+    as_json: bool,
+) -> None:
+    """Pace the calls of KEY as TIER allows, for all its programs; an option changes one setting.
+
+    Without TIER the call counter stays as it is; `none` takes it away. A program that names another pace than the
+    stored one is refused until it leaves that out, or names the new one.
+    """
+    pace = kraken.rate(tier) if tier in kraken.TIERS else None
+    if tier == "none":
+        pace = _NO_COUNTER
+    if rate is not None:
+        if tier is not None:
+            raise click.UsageError("TIER and --rate exclude each other.")
+        pace = Rate(*rate)
+    wanted = (pace, min_interval, attempts, max_lead)
+    if all(value is None for value in wanted):
+        raise click.UsageError("Name a TIER, or what else is to change.")
+    change = partial(
+        settings.set_tier,
+        rate=pace,
+        min_interval=_given("--min-interval", min_interval),
+        attempts=None if attempts is None else Recovery(attempts=attempts).attempts,
+        max_lead=_given("--max-lead", max_lead),
+    )
+    _apply(
+        key,
+        lambda state, _: Changed(change(state)),
+        as_json=as_json,
+        new=True,
+        durable=True,
+    )
+
+
+def _given(option: str, value: float | None) -> int | None:
+    return None if value is None else nanoseconds(seconds_argument(option, value))
+
+
+@click.command()
+@click.argument("key")
+@as_json
+@database
+def reopen(key: str, *, as_json: bool) -> None:
+    """Open KEY again after refused nonces closed it.
+
+    Look at the diagnosis in `show` first: while another program shuts this one out, raise-floor or a new key helps,
+    and opening it only feeds the exchange's lockout.
+    """
+    _apply(
+        key, lambda state, _: Changed(nonces.reopen(state)), as_json=as_json, durable=True
+    )
+
+
+#: In the order of `--help`.
+COMMANDS: Final = (next_, raise_floor, set_unit, set_tier, reopen)
