@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from persistent_nonce.errors import ConfigurationError, StoreError
-from persistent_nonce.state import KeyState, fingerprint
+from persistent_nonce.errors import ConfigurationError, StoreCorruptError, StoreError
+from persistent_nonce.state import fingerprint
 from persistent_nonce.stores import open_store, place
 from persistent_nonce.stores.permissions import check_group, check_name
 from persistent_nonce.stores.reader import Reader
-
-if TYPE_CHECKING:
-    from persistent_nonce.stores.sqlite import SQLiteStore
+from persistent_nonce.stores.sqlite import SQLiteStore
 
 __all__ = ["find_key", "is_shared", "open_reader", "open_writer"]
 
@@ -36,8 +36,6 @@ def open_reader(path: Path | None) -> Reader:
 
 def open_writer(path: Path | None) -> SQLiteStore:
     """Open the database `path`, or the default one, to change it; whether its directory is shared decides its modes."""
-    from persistent_nonce.stores.sqlite import SQLiteStore
-
     if path is None:
         return open_store()
     return SQLiteStore(path, shared=is_shared(path))
@@ -66,41 +64,53 @@ def find_key(path: Path | None, given: str, *, new: bool = False) -> str:
         ConfigurationError: no key, or more than one, is meant.
         StoreError: the database cannot be read.
     """
-    reader = open_reader(path)
     whole = _FINGERPRINT.fullmatch(given.lower())
-    if new and whole and not reader.path.exists():
-        return given.lower()
-    states = [reader.read(key) for key in reader.keys()]  # noqa: SIM118 - no mapping
-    found = [state for state in states if _means(given, state)]
-    exact = [state for state in found if state.key == given.lower()]
-    found = exact or found
+    with closing(open_reader(path)) as reader:
+        if new and whole and not os.path.exists(reader.path):
+            return given.lower()
+        labels = {key: _label(reader, key) for key in reader.keys()}  # noqa: SIM118 - no mapping
+    found = _meant(given, labels)
     if len(found) == 1:
-        return found[0].key
+        return found[0]
     if found:
         raise ConfigurationError(
-            f"more than one key is meant: {_list(found)}", "give more of its digits"
+            f"more than one key is meant: {_list(found, labels)}",
+            "give more of its digits",
         )
     if new and whole:
         return given.lower()
-    if given.strip() and fingerprint(given) in [state.key for state in states]:
+    if given.strip() and fingerprint(given) in labels:
         raise ConfigurationError(
             "that is an API key itself, and others can see the command line",
             f"name it by its fingerprint, {fingerprint(given)}",
         )
-    known = f"the keys are {_list(states)}" if states else "it has no keys yet"
+    known = f"the keys are {_list(labels, labels)}" if labels else "it has no keys yet"
     raise ConfigurationError(
         f"no such key in {reader.path}; {known}",
         "name a key by its fingerprint, the beginning of it, or its label",
     )
 
 
-def _means(given: str, state: KeyState) -> bool:
+def _label(reader: Reader, key: str) -> str:
+    try:
+        return reader.read(key).label
+    except StoreCorruptError:
+        return ""  # one damaged key is no reason to keep from the others
+
+
+def _meant(given: str, labels: Mapping[str, str]) -> list[str]:
+    if given.lower() in labels:
+        return [given.lower()]
     if not given.strip():
-        return False
-    return given == state.label or state.key.startswith(given.lower())
+        return []
+    return [
+        key
+        for key, label in labels.items()
+        if label == given or key.startswith(given.lower())
+    ]
 
 
-def _list(states: list[KeyState]) -> str:
-    names = [f"{s.key} {s.label!r}" if s.label else s.key for s in states[:_LISTED]]
-    more = len(states) - _LISTED
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+def _list(keys: Iterable[str], labels: Mapping[str, str]) -> str:
+    names = [f"{key} {labels[key]!r}" if labels[key] else key for key in keys]
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")

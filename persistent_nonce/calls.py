@@ -31,6 +31,9 @@ __all__ = ["Call"]
 
 _LOG: Final = logging.getLogger("persistent_nonce")
 
+#: What the body of a call may say of its end.
+_ENDS: Final = ("ok", "error", "invalid_nonce", "unknown", "not_sent")
+
 
 class Call:
     """A call of one key, to be used once: `with` on a thread, `async with` on an event loop.
@@ -40,13 +43,14 @@ class Call:
     body may know better and say so with `settle` or `not_sent`.
     """
 
+    _id = ""  # for the finalizer of a call that was interrupted while it was made
+
     def __init__(self, store: Store, key: str, passage: Passage) -> None:
         self.key = key
         self.method = passage.method
         self._name = f"{passage.method} of key {key}"
         self._store = store
         self._passage = passage
-        self._id = ""
         self._session: Session | None = None
         self._caller = (key, 0, 0)
         self._running: Running | None = None
@@ -70,8 +74,10 @@ class Call:
             outcome: "ok"; "error", the exchange said no and executed nothing; "invalid_nonce"; "unknown", it may have
                 been executed; "not_sent".
         """
-        if outcome in ("in_flight", "interrupted"):
-            raise ConfigurationError(f"a call does not end as {outcome!r}")
+        if outcome not in _ENDS:
+            raise ConfigurationError(
+                f"a call does not end as {outcome!r:.40}", f"one of {', '.join(_ENDS)}"
+            )
         self._held()
         self._outcome = outcome
 
@@ -121,7 +127,7 @@ class Call:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         steps = self._exit(error)
         try:
             return run(steps)
@@ -134,7 +140,7 @@ class Call:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> bool:
+    ) -> bool | None:
         try:
             return await arun(self._exit(error))
         finally:

@@ -30,15 +30,19 @@ _TIERS: Final = (*kraken.TIERS, "none")
 
 
 def _apply(
-    given: str, change: Change, *, as_json: bool, new: bool = False, durable: bool = False
+    given: str,
+    change: Change,
+    *,
+    as_json: bool,
+    new: bool = False,
+    durable: bool = False,
 ) -> None:
     """Change a key and print what came of it."""
     key = find_key(chosen(), given, new=new)
     with open_writer(chosen()) as store:
         state = store.update(key, change, durable=durable)
         now, path = store.now(), store.path
-
-    from persistent_nonce import view
+    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
 
     emit(
         partial(view.states_data, [state], now, path),
@@ -69,14 +73,14 @@ def next_(key: str, *, as_json: bool) -> None:
 @as_json
 @database
 def raise_floor(key: str, value: int, *, as_json: bool) -> None:
-    """Let every further nonce of KEY be greater than VALUE; nothing is ever lowered.
+    """Let every further nonce of KEY be greater than VALUE.
 
-    VALUE is in the key's unit. A mark that moves opens a closed key. A key that was never used is named by its whole
-    fingerprint, which this prints:
+    Nothing is ever lowered. VALUE is in the key's unit. A mark that moves opens a closed key. A key that was never used
+    is named by its whole fingerprint, which this prints:
 
     \b
         printf %s "$API_KEY" | sha256sum | cut -c 1-16
-    """
+    """  # noqa: D301 - click looks for the backspace
     _apply(
         key,
         lambda state, now: Changed(nonces.raise_floor(state, now, value)),
@@ -88,13 +92,14 @@ def raise_floor(key: str, value: int, *, as_json: bool) -> None:
 
 @click.command("set-unit")
 @click.argument("key")
-@click.argument("unit", type=click.Choice(list(UNITS)))
+@click.argument("unit", type=click.Choice(list(UNITS)), metavar="UNIT")
 @as_json
 @database
 def set_unit(key: str, unit: str, *, as_json: bool) -> None:
-    """Count the nonces of KEY in the finer UNIT from here on, for all its programs.
+    """Count the nonces of KEY in the finer UNIT from here on.
 
-    Opens a closed key. There is no way back: nonces in a coarser unit would be lower.
+    UNIT is s, ms, us, 10ns or ns; it holds for all programs of the key. Opens a closed key. There is no way back:
+    nonces in a coarser unit would be lower.
     """
     _apply(
         key,
@@ -107,11 +112,31 @@ def set_unit(key: str, unit: str, *, as_json: bool) -> None:
 
 @click.command("set-tier")
 @click.argument("key")
-@click.argument("tier", type=click.Choice(_TIERS), required=False)
-@click.option("--rate", type=(float, int), metavar="EVERY BURST", help="In place of a tier: BURST calls at once, then one every EVERY seconds.")  # fmt: skip
-@click.option("--min-interval", type=float, metavar="SECONDS", help="Between the starts of two calls.")  # fmt: skip
-@click.option("--attempts", type=int, metavar="N", help="Refused nonces in a row after which the key is closed.")  # fmt: skip
-@click.option("--max-lead", type=float, metavar="SECONDS", help="How far nonces may run ahead of the clock.")  # fmt: skip
+@click.argument("tier", type=click.Choice(_TIERS), required=False, metavar="[TIER]")
+@click.option(
+    "--rate",
+    type=(float, int),
+    metavar="EVERY BURST",
+    help="In place of a tier: BURST calls at once, then one every EVERY seconds.",
+)
+@click.option(
+    "--min-interval",
+    type=float,
+    metavar="SECONDS",
+    help="Between the starts of two calls.",
+)
+@click.option(
+    "--attempts",
+    type=int,
+    metavar="N",
+    help="Refused nonces in a row after which the key is closed.",
+)
+@click.option(
+    "--max-lead",
+    type=float,
+    metavar="SECONDS",
+    help="How far nonces may run ahead of the clock.",
+)
 @as_json
 @database
 def set_tier(
@@ -124,18 +149,16 @@ def set_tier(
     max_lead: float | None,
     as_json: bool,
 ) -> None:
-    """Pace the calls of KEY as TIER allows, for all its programs; an option changes one setting.
+    """Change the pace of KEY, for all its programs.
 
-    Without TIER the call counter stays as it is; `none` takes it away. A program that names another pace than the
-    stored one is refused until it leaves that out, or names the new one.
+    TIER is starter, intermediate or pro, or none for no call counter; without it the counter stays as it is. A program
+    that names another pace than the stored one is refused until it leaves that out, or names the new one.
     """
-    pace = kraken.rate(tier) if tier in kraken.TIERS else None
-    if tier == "none":
-        pace = _NO_COUNTER
-    if rate is not None:
-        if tier is not None:
-            raise click.UsageError("TIER and --rate exclude each other.")
-        pace = Rate(*rate)
+    if rate is not None and tier is not None:
+        raise click.UsageError("TIER and --rate exclude each other.")
+    pace = None if rate is None else Rate(*rate)
+    if tier is not None:
+        pace = _NO_COUNTER if tier == "none" else kraken.rate(tier)
     wanted = (pace, min_interval, attempts, max_lead)
     if all(value is None for value in wanted):
         raise click.UsageError("Name a TIER, or what else is to change.")
@@ -170,7 +193,10 @@ def reopen(key: str, *, as_json: bool) -> None:
     and opening it only feeds the exchange's lockout.
     """
     _apply(
-        key, lambda state, _: Changed(nonces.reopen(state)), as_json=as_json, durable=True
+        key,
+        lambda state, _: Changed(nonces.reopen(state)),
+        as_json=as_json,
+        durable=True,
     )
 
 

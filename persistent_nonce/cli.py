@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
+from persistent_nonce import facts
 from persistent_nonce.access import find_key, open_reader
 from persistent_nonce.changing import COMMANDS
+from persistent_nonce.doctor import examine
 from persistent_nonce.errors import NonceError
 from persistent_nonce.options import as_json, chosen, database, emit
 
@@ -23,12 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["commands", "main"]
 
 #: What a command ends with, beside 0: it found something wrong; it could not do what was asked.
-_FINDING, _FAILED = 1, 2
+_FINDING: Final = 1
+_FAILED: Final = 2
+
+#: From so many signs on an argument is not repeated in an error: Kraken's keys have 56, its secrets 88.
+_LIKE_A_KEY: Final = 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; an error is one line on stderr and the code 2."""
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a label may hold any sign
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label may hold any sign
     try:
         code = commands.main(
             arguments, prog_name="persistent-nonce", standalone_mode=False
@@ -37,9 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonceError as error:
         return _fail(str(error))
     except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        path = context.command_path if context else "persistent-nonce"
-        return _fail(f"{error.format_message()} (see: {path} --help)")
+        return _fail(_usage(error, arguments or sys.argv[1:]))
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
@@ -49,10 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str) -> int:
-    from persistent_nonce.facts import clean
+def _usage(error: click.ClickException, arguments: Sequence[str]) -> str:
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context else "persistent-nonce"
+    message = error.format_message()
+    for argument in arguments:
+        if len(argument) >= _LIKE_A_KEY:  # it may be one, in the wrong place (I11)
+            message = message.replace(argument, "…")
+    return f"{message} (see: {path} --help)"
 
-    click.echo(f"error: {clean(' '.join(message.split()))}", err=True)
+
+def _fail(message: str) -> int:
+    click.echo(f"error: {facts.clean(' '.join(message.split()))}", err=True)
     return _FAILED
 
 
@@ -70,7 +84,12 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-# --- reading: no lock is taken, no file is left behind
+# --- reading: no lock is waited for, no file is left behind
+
+
+def _states(reader: Reader, given: str | None) -> list[KeyState]:
+    keys = reader.keys() if given is None else [find_key(chosen(), given)]
+    return [reader.read(key) for key in keys]
 
 
 @commands.command()
@@ -84,100 +103,132 @@ def show(key: str | None, *, as_json: bool) -> None:
     it lies ahead of the clock, the call in flight, the queue, the call counter, the back-off with its reason, and
     what was concluded from refused nonces.
     """
-    from persistent_nonce.view import states_data, states_text
+    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
 
-    reader = access.open_reader(_path())
-    states, now = _states(reader, key), reader.now()
-    _print(
-        lambda: states_data(states, now, reader.path),
-        lambda: states_text(states, now, reader.path),
+    with closing(open_reader(chosen())) as reader:
+        seen = _states(reader, key), reader.now(), reader.path
+    emit(
+        partial(view.states_data, *seen),
+        partial(view.states_text, *seen),
         as_json=as_json,
     )
 
 
 @commands.command()
 @click.argument("key", required=False)
-@click.option("--in-doubt", is_flag=True, help="Only calls that may have been executed, or not.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="At most N calls.")  # fmt: skip
+@click.option(
+    "--in-doubt", is_flag=True, help="Only calls that may have been executed, or not."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    help="At most N calls.",
+)
 @as_json
 @database
 def calls(key: str | None, *, in_doubt: bool, limit: int, as_json: bool) -> None:
-    """List the newest calls of KEY, or of every key, with wait, duration and outcome.
+    """List the newest calls of KEY, or of every key.
 
-    A call in doubt (outcome unknown, or interrupted when its process died) may have been executed: look it up at the
-    exchange before it is sent again. Such calls are kept for ever, of the others the newest 1000 of each key.
+    Each with the time it waited for its turn, its duration and its outcome. A call in doubt (its outcome is unknown, or
+    it was interrupted when its process died) may have been executed: look it up at the exchange before it is sent
+    again. Such calls are kept for ever, of the others the newest 1000 of each key.
     """
-    from persistent_nonce.view import calls_data, calls_table
+    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
 
-    reader = access.open_reader(_path())
-    states, now = _states(reader, key), reader.now()
-    found = _recent(reader, states, limit, in_doubt=in_doubt)
-    _print(
-        lambda: calls_data(found, states),
-        lambda: calls_table(found, states, now),
+    with closing(open_reader(chosen())) as reader:
+        states = _states(reader, key)
+        found = _calls(reader, states, limit, in_doubt=in_doubt)
+    emit(
+        partial(view.calls_data, found, states),
+        partial(view.calls_table, found, states, reader.now()),
         as_json=as_json,
     )
 
 
-def _recent(
+def _calls(
     reader: Reader, states: list[KeyState], limit: int, *, in_doubt: bool = False
 ) -> list[CallRecord]:
-    from persistent_nonce import facts
-    from persistent_nonce.view import probe
+    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
 
     key = states[0].key if len(states) == 1 else None
-    records = reader.calls(key, -1 if in_doubt else limit)  # -1: all of them
-    found = facts.recent(records, states, reader.now(), probe(reader.path))
+    records = reader.calls(key, -1 if in_doubt else limit)  # -1: all that there are
+    found = facts.recent(records, states, reader.now(), view.probe(reader.path))
     return [call for call in found if not in_doubt or facts.in_doubt(call)][:limit]
 
 
 @commands.command()
 @click.argument("key", required=False)
-@click.option("--interval", type=click.FloatRange(0.05, 3600), default=0.5, show_default=True, metavar="SECONDS", help="Look so often.")  # fmt: skip
-@click.option("--limit", type=click.IntRange(0), default=10, show_default=True, metavar="N", help="Show the last N calls too.")  # fmt: skip
+@click.option(
+    "--interval",
+    type=click.FloatRange(0.05, 3600),
+    default=0.5,
+    show_default=True,
+    metavar="SECONDS",
+    help="Look again after so long.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Show the last N calls.",
+)
 @as_json
 @database
 def watch(key: str | None, *, interval: float, limit: int, as_json: bool) -> None:
-    """Show KEY, or every key, and the last calls, live until Ctrl-C.
+    """Show KEY, or every key, live, until Ctrl-C.
 
-    With --json, a line for each look.
+    The last calls are listed below. With --json, each look is a line.
     """
-    from persistent_nonce import view
-
-    reader = access.open_reader(_path())
+    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
 
     def look() -> view.Look:
-        states = _states(reader, key)
-        calls = _recent(reader, states, limit) if limit else []
-        return view.Look(states, calls, reader.now(), reader.path)
+        # A new reader each time: the database may have been replaced.
+        with closing(open_reader(chosen())) as reader:
+            states = _states(reader, key)
+            found = _calls(reader, states, limit)
+            return view.Look(states, found, reader.now(), reader.path)
 
-    try:
-        if not as_json:
-            view.live(look, interval)
-        while True:
-            click.echo(json.dumps(view.look_data(look())))
-            time.sleep(interval)
-    except KeyboardInterrupt:
-        pass
+    with suppress(KeyboardInterrupt):  # its end
+        view.live(look, interval, as_json=as_json)
 
 
 @commands.command()
 @as_json
 @database
 def doctor(*, as_json: bool) -> int:
-    """Check the place of the database, its lock, the clock and every key; exit with 1 if something is wrong.
+    """Look for what is wrong, and exit with 1 if anything is.
 
-    Each finding says what to do. Nothing is changed. The lock is tried once a moment for at most a second, shared and
-    without waiting, and given back at once; a program that wants it then tries again within a millisecond.
+    The database's place and permissions are checked, SQLite, the lock, the clock, each key, and the stores of other
+    users, as far as they can be read. Each finding says what to do. Nothing is changed. To see whether the lock is free
+    it is tried, without waiting, and given back at once: a program that wants it in that moment has it less than a
+    millisecond later.
     """
-    from persistent_nonce.doctor import examine
-    from persistent_nonce.view import findings_data, findings_text
+    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
 
-    path = _path()
-    found = examine(path)
-    _print(
-        lambda: findings_data(found), lambda: findings_text(found), as_json=as_json
+    found = examine(chosen())
+    emit(
+        partial(view.findings_data, found),
+        partial(view.findings_text, found),
+        as_json=as_json,
     )
     return _FINDING if any(finding.wrong for finding in found) else 0
 
 
+@commands.command()
+def demo() -> int:
+    """Let four bots collide on one key, then share it.
+
+    Against a simulated exchange on this machine, in less than 30 s.
+    """
+    from persistent_nonce import demo as proof  # noqa: PLC0415 - nobody else needs it
+
+    return proof.main()
+
+
+for _command in COMMANDS:
+    commands.add_command(_command)

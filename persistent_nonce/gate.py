@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from persistent_nonce.calls import Call
 from persistent_nonce.clock import nanoseconds
@@ -169,6 +169,11 @@ class Attempt(Call):
 
     again = False
     excused = 0
+
+    if TYPE_CHECKING:
+        # Of a Call's exit a type checker knows that it lets every error through; not so of an attempt's.
+        def __exit__(self, *error: Any) -> bool: ...
+        async def __aexit__(self, *error: Any) -> bool: ...
 
     async def _exit(self, error: BaseException | None) -> bool:
         self._check_process()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from persistent_nonce import recovery, rules
 from persistent_nonce.clock import SECOND, Now
@@ -10,7 +10,11 @@ from persistent_nonce.errors import GateTimeoutError, LockedOutError
 from persistent_nonce.state import KeyState
 from persistent_nonce.stores.sessions import pid_of, process_state
 
-__all__ = ["holder", "locked_out", "timed_out", "waits_for"]
+__all__ = ["COUNTER", "holder", "locked_out", "timed_out", "waits_for"]
+
+
+#: The reason of a call that waits until the exchange's counter has room for it.
+COUNTER: Final = "the call counter"
 
 
 class Asked(Protocol):
@@ -43,7 +47,7 @@ def waits_for(state: KeyState, now: Now, id: str) -> str:
         return f"the back-off ({state.reason})"
     if now.mono < state.started + state.interval:
         return "the interval"
-    return "the call counter"
+    return COUNTER
 
 
 def timed_out(state: KeyState, now: Now, asked: Asked) -> GateTimeoutError:

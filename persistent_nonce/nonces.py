@@ -46,12 +46,12 @@ def issue(state: KeyState, now: Now, count: int = 1) -> KeyState:
         NonceRangeError: the last of them would lie above the bound or above 2**63 - 1.
         KeyClosedError: the key is closed.
     """
-    check_open(state)
+    if state.closed:
+        check_open(state)
     reading = now.wall // state.tick
     last = max(state.nonce + 1, reading) + count - 1
-    state = state._replace(
-        unit=state.unit or DEFAULT_UNIT, nonce=last, seen=max(state.seen, reading)
-    )
+    seen = max(state.seen, reading)
+    state = state._replace(unit=state.unit or DEFAULT_UNIT, nonce=last, seen=seen)
     if last > state.bound:
         if last > MAX_NONCE:
             raise NonceRangeError(

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from persistent_nonce import recovery, rules, settings
 from persistent_nonce.clock import SECOND, Now, nanoseconds
 from persistent_nonce.errors import ConfigurationError
-from persistent_nonce.messages import locked_out, timed_out, waits_for
+from persistent_nonce.messages import COUNTER, locked_out, timed_out, waits_for
 from persistent_nonce.state import (
     Changed,
     KeyState,
@@ -42,6 +42,10 @@ _PROBE: Final = 0.05
 
 #: The longest pause in one piece, in seconds.
 _LONGEST: Final = 1.0
+
+#: Nanoseconds of waiting for the call counter that are worth a warning, once a minute and key.
+_LONG: Final = 5 * SECOND
+_quiet_until: Final[dict[str, int]] = {}
 
 
 class Passage(NamedTuple):
@@ -97,14 +101,27 @@ class Entrance:
             if wait <= 0 or dead:
                 state = await do(partial(self._try, dead))
         if reason:
-            _LOG.debug(
-                "%s of key %s waited %d ms for %s",
-                self._passage.method,
-                self._key,
-                state.running.waited // 1_000_000,
-                reason,
-            )
+            self._log_wait(state, state.running.waited, reason)
         return state.running
+
+    def _log_wait(self, state: KeyState, waited: int, reason: str) -> None:
+        name, key = self._passage.method, self._key
+        _LOG.debug(
+            "%s of key %s waited %d ms for %s", name, key, waited // 1_000_000, reason
+        )
+        now = self._store.now().mono
+        if reason != COUNTER or waited < _LONG or now < _quiet_until.get(key, 0):
+            return
+        _quiet_until[key] = now + 60 * SECOND
+        _LOG.warning(
+            "calls of key %s wait for the call counter (%s), the last %.0f s; %d more wait: "
+            "ask for less, or if the account has a higher tier: persistent-nonce set-tier %s",
+            key,
+            state.tier or "own rate",
+            waited / SECOND,
+            len(state.queue),
+            key,
+        )
 
     def _check_time(self, state: KeyState, now: Now, deadline: int) -> None:
         if now.mono >= deadline:

@@ -78,7 +78,7 @@ def wake(state: KeyState, now: Now) -> Changed:
 
 def clamp(state: KeyState, now: Now) -> KeyState:
     """Cut back, in the state itself, every wait that a clock set back has made longer (I8)."""
-    if now.wall < state.set_at and state.not_before:
+    if now.wall < state.set_at < state.not_before:
         length = state.not_before - state.set_at
         # Whoever is next may start at another time now, so its turn begins anew.
         state = state._replace(set_at=now.wall, not_before=now.wall + length, turn=None)
@@ -132,10 +132,11 @@ def _settle(state: KeyState, now: Now) -> KeyState:
     first = head(state) if state.running is None else None
     if first is None:
         return state if state.turn is None else state._replace(turn=None)
-    if state.turn is not None and state.turn.id == first.id:
+    turn, ready = state.turn, ready_at(state, now, first)
+    if turn is not None and turn.id == first.id and max(turn.since, ready) <= now.mono:
         return state
-    since = max(now.mono, ready_at(state, now, first))
-    return state._replace(turn=Turn(first.id, since))
+    # A turn that has not begun is looked at again: a clock step may have moved the end of a back-off.
+    return state._replace(turn=Turn(first.id, max(now.mono, ready)))
 
 
 def prune(
@@ -179,7 +180,12 @@ def outlook(state: KeyState, now: Now, id: str) -> int:
         return max(0, state.running.until + 1 - now.mono)
     if first is call:
         return max(0, ready_at(state, now, call) - now.mono)
-    return max(0, state.turn.since + PASS_OVER - now.mono) if state.turn else 0
+    if first is None or state.turn is None:
+        return 0
+    since, ready = state.turn.since, ready_at(state, now, first)
+    if ready < since and now.mono < since:  # a clock step has brought its turn forward
+        return max(0, ready - now.mono)
+    return max(0, max(since, ready) + PASS_OVER - now.mono)
 
 
 def join(state: KeyState, now: Now, call: Waiting) -> KeyState:

@@ -267,13 +267,13 @@ class KeyState(NamedTuple):
     not_before: int = 0  # wall, end of a back-off or lockout
     set_at: int = 0  # wall, when that was set
     reason: str = ""  # why
-    exempt: bool = False  # urgent calls need not wait for it
     refusals: int = 0  # invalid-nonce replies in a row
     jumped_at: int = 0  # the mark after the last jump
     diagnosis: str = ""  # what was concluded, in words
-    closed: bool = False  # until raise_floor, set_unit or reopen
     ticket: int = 0  # the last one given
     settled: int = 0  # call records settled so far
+    exempt: bool = False  # urgent calls need not wait for the back-off
+    closed: bool = False  # until raise_floor, set_unit or reopen
     turn: Turn | None = None
     queue: tuple[Waiting, ...] = ()
     running: Running | None = None

@@ -54,20 +54,30 @@ def run(steps: Steps[T]) -> T:
             while True:
                 step = resume(value)
                 resume, value = procedure.send, None
-                value = _perform(step)
+                resume, value = _perform(step, procedure)
+        except StopIteration as end:
+            # Nothing is called here, nor below: CPython looks for signals after a call and when a loop goes
+            # round, and one that struck here would lose the result, or leave the procedure where it waits.
+            result: T = end.value
+            return result
         except BaseException as error:
-            # Nothing is called here while the procedure is suspended: CPython looks for signals after a
-            # call, and one that struck here would leave the procedure without its cleaning up.
-            if procedure.cr_frame is not None:
-                resume, value = procedure.throw, error
-            elif isinstance(error, StopIteration):
-                return cast("T", error.value)
-            else:
+            if procedure.cr_frame is None:
+                value = None  # the traceback holds this frame, and must not hold the error too
                 raise
+            resume, value = procedure.throw, error
 
 
-def _perform(step: Step) -> Any:
-    return step() if callable(step) else time.sleep(step)
+def _perform(
+    step: Step, procedure: CoroutineType[Step, Any, Any]
+) -> tuple[Callable[[Any], Step], Any]:
+    """Carry out one step; return how the procedure goes on, and with what."""
+    try:
+        if callable(step):
+            return procedure.send, step()
+        time.sleep(step)
+        return procedure.send, None
+    except BaseException as error:  # noqa: BLE001 - the procedure's to handle
+        return procedure.throw, error
 
 
 async def arun(steps: Steps[T]) -> T:
@@ -87,13 +97,14 @@ async def arun(steps: Steps[T]) -> T:
                 step = resume(value)
                 resume, value = procedure.send, None
                 value = await (_in_thread(step) if callable(step) else sleep(step))
+        except StopIteration as end:
+            result: T = end.value
+            return result
         except BaseException as error:
-            if procedure.cr_frame is not None:
-                resume, value = procedure.throw, error
-            elif isinstance(error, StopIteration):
-                return cast("T", error.value)
-            else:
+            if procedure.cr_frame is None:
+                value = None
                 raise
+            resume, value = procedure.throw, error
 
 
 async def _in_thread(call: Callable[[], T]) -> T:

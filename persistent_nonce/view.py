@@ -6,13 +6,16 @@ signs escaped.
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -21,13 +24,22 @@ from persistent_nonce.facts import call_facts, clean, key_facts
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores.sessions import standing
 
+if TYPE_CHECKING:
+    from persistent_nonce.doctor import Finding
+
 __all__ = [
+    "Look",
     "calls_data",
     "calls_table",
     "console",
+    "findings_data",
+    "findings_text",
+    "live",
+    "probe",
     "seconds",
     "states_data",
     "states_text",
+    "write",
 ]
 
 #: The width of what goes into a file or a pipe: enough for any table, so that no line is broken.
@@ -47,9 +59,14 @@ _STYLES: Final = {
 
 
 def console() -> Console:
-    """Return where text is printed: as wide as the terminal, or wide enough where there is none."""
+    """Return where to print: as wide as the terminal, or wide enough where there is none."""
     width = None if sys.stdout.isatty() else _WIDE
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def write(what: RenderableType) -> None:
+    """Print text, whose lines a terminal may wrap by itself, or a table, which fits its width."""
+    console().print(what, soft_wrap=isinstance(what, Text))
 
 
 def seconds(value: float) -> str:
@@ -60,7 +77,8 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s"
 
 
-def _probe(path: Path) -> Callable[[str], str]:
+def probe(path: Path) -> Callable[[str], str]:
+    """Return what tells, in one word, how a session of the database `path` stands."""
     return partial(standing, path.with_name(path.name + ".sessions"))
 
 
@@ -69,17 +87,17 @@ def _probe(path: Path) -> Callable[[str], str]:
 
 def states_data(states: Iterable[KeyState], now: Now, path: Path) -> dict[str, Any]:
     """Return what `show --json` prints."""
-    probe = _probe(path)
+    ask = probe(path)
     return {
         "path": str(path),
-        "keys": [key_facts(state, now, probe) for state in states],
+        "keys": [key_facts(state, now, ask) for state in states],
     }
 
 
 def states_text(states: Iterable[KeyState], now: Now, path: Path) -> Text:
     """Return what `show` prints: the database's path on the first line, then a paragraph for each key."""
     data = states_data(states, now, path)
-    text = Text(clean(data["path"]), no_wrap=True, overflow="fold")
+    text = Text(clean(data["path"]))
     for facts in data["keys"]:
         text.append("\n\nkey ").append(facts["key"], "bold")
         if facts["label"]:
@@ -146,7 +164,7 @@ def _queue(waiting: Sequence[dict[str, Any]]) -> str:
 
 def _counter(facts: dict[str, Any]) -> str:
     counter, interval = facts["counter"], f"calls {facts['interval']:g} s apart"
-    if counter is None:
+    if counter is None or not counter["every"]:
         return f"none; {interval}"
     tier = f"{counter['tier']}, " if counter["tier"] else ""
     return (
@@ -196,3 +214,59 @@ def calls_table(
         style = _STYLES.get(call.outcome, "")
         table.add_row(*(Text(clean(cell), style) for cell in cells))
     return table
+
+
+# --- live
+
+
+class Look(NamedTuple):
+    """What one look at a database found."""
+
+    states: list[KeyState]
+    calls: list[CallRecord]
+    now: Now
+    path: Path
+
+
+def live(look: Callable[[], Look], interval: float, *, as_json: bool) -> None:
+    """Show one look after the other, `interval` seconds apart, until interrupted."""
+    if as_json:
+        while True:
+            print(json.dumps(_look_data(look())), flush=True)  # noqa: T201 (its task)
+            time.sleep(interval)
+    with Live(_look_text(look()), console=console(), auto_refresh=False) as shown:
+        while True:
+            time.sleep(interval)
+            shown.update(_look_text(look()), refresh=True)
+
+
+def _look_data(seen: Look) -> dict[str, Any]:
+    data = states_data(seen.states, seen.now, seen.path)
+    return {**data, "calls": calls_data(seen.calls, seen.states)}
+
+
+def _look_text(seen: Look) -> RenderableType:
+    text = states_text(seen.states, seen.now, seen.path)
+    return Group(text, Text(), calls_table(seen.calls, seen.states, seen.now))
+
+
+# --- findings
+
+
+def findings_data(findings: Iterable[Finding]) -> list[dict[str, Any]]:
+    """Return what `doctor --json` prints."""
+    return [finding._asdict() for finding in findings]
+
+
+def findings_text(findings: Sequence[Finding]) -> Text:
+    """Return what `doctor` prints: a line for each thing looked at, and below what is wrong, what to do."""
+    text = Text()
+    for finding in findings:
+        mark, style = ("WRONG", "bold red") if finding.wrong else ("ok", "green")
+        text.append(f"{mark:<5}  ", style).append(f"{clean(finding.about)}: ", "bold")
+        text.append(clean(finding.said))
+        if finding.do:
+            text.append(f"\n       -> {clean(finding.do)}")
+        text.append("\n")
+    wrong = sum(finding.wrong for finding in findings)
+    return text.append(f"{wrong} to be put right" if wrong else "nothing is wrong")

@@ -26,13 +26,13 @@ from persistent_nonce.adapters.limits import Limit, watch
 from persistent_nonce.calls import Call
 from persistent_nonce.errors import CallError, NonceRangeError, StoreError
 from persistent_nonce.gate import CallGate
-from persistent_nonce.state import Recovery, check_unit, seconds_argument
+from persistent_nonce.state import Recovery, check_unit, fingerprint, seconds_argument
 from persistent_nonce.stores.base import Store
 
 __all__ = ["API"]
 
 #: What a client may give as a time limit: seconds to read, or seconds to connect and to read.
-Timeout: TypeAlias = float | tuple[float, float] | None
+Timeout: TypeAlias = float | tuple[float | None, float | None] | None
 
 #: Seconds to wait for a connection; before it stands, nothing was sent.
 _CONNECT: Final = 5.0
@@ -81,15 +81,17 @@ class API(krakenex.API):
             seconds_argument("min_interval", min_interval)
         self._timeout = seconds_argument("timeout", timeout, least=0.001)
         self._store = store
+        hold = max(_HOLD, 2 * _WHOLE * timeout)
         self._settings: dict[str, Any] = {
             "min_interval": min_interval,
             "rate": None if tier is None else kraken.rate(tier),
             "default_rate": kraken.rate("starter"),
             "unit": None if unit is None else check_unit(unit),
             "timeout": seconds_argument("gate_timeout", gate_timeout),
-            "hold_timeout": max(_HOLD, 2 * _WHOLE * timeout),
+            "hold_timeout": hold,
             "recovery": recovery,
         }
+        self._longest = hold / 2  # whatever time limit a single call is given
         self._gate: tuple[str, CallGate] | None = None
         self._sending: dict[int, Call] = {}  # by thread: one object may be shared
 
@@ -127,7 +129,7 @@ class API(krakenex.API):
     def _find_gate(self) -> CallGate:
         if self._gate is None or self._gate[0] != self.key:
             try:
-                store = self._store or default_store()
+                store = default_store() if self._store is None else self._store
             except StoreError as error:
                 raise unsent(error, requests.exceptions.ConnectTimeout) from error
             self._gate = (self.key, CallGate(store, self.key, **self._settings))
@@ -157,12 +159,21 @@ class API(krakenex.API):
         return self._sending[threading.get_ident()].nonce
 
     def _sign(self, data: dict[str, Any], urlpath: str) -> Any:
+        call = self._sending.get(threading.get_ident())
         try:
+            if call is not None and fingerprint(self.key) != call.key:
+                # Another thread set it; the nonce is the former key's.
+                raise unsent(
+                    CallError(
+                        f"the client's key was changed while {call.method} waited",
+                        "give each key a client of its own",
+                    ),
+                    requests.exceptions.ConnectTimeout,
+                )
             return super()._sign(data, urlpath)
         except Exception:
-            call = self._sending.get(threading.get_ident())
             if call is not None:
-                call.not_sent()  # a secret that is none
+                call.not_sent()  # as after a secret that is none
             raise
 
     def _query(
@@ -177,7 +188,8 @@ class API(krakenex.API):
         if not isinstance(timeout, tuple):
             timeout = (_CONNECT, self._timeout if timeout is None else timeout)
         watch(self.session, self.uri)
-        with Limit(_WHOLE * (timeout[1] or self._timeout)):
+        whole = _WHOLE * (timeout[1] or self._timeout)
+        with Limit(min(whole, self._longest)):
             return super()._query(urlpath, data, headers, timeout)
 
 

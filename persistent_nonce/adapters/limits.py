@@ -19,6 +19,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 __all__ = ["Limit", "watch"]
 
+#: Seconds between two tries to cut a connection whose time is up.
+_AGAIN: Final = 0.05
+
 _of_thread = threading.local()
 
 
@@ -26,7 +29,8 @@ class Limit:
     """Give the calls of this thread `seconds` in all; `with` that, one call or several.
 
     Raises on leaving:
-        requests.exceptions.ReadTimeout: the time was up; whatever was raised because of that is its cause.
+        requests.exceptions.ReadTimeout: the time was up; what was raised because of that is its cause. A reply that
+            came whole all the same is not lost.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -53,7 +57,7 @@ class Limit:
         with self._mutex:
             self._over = True
         self._timer.cancel()
-        if self._expired and (error is None or isinstance(error, Exception)):
+        if self._expired and isinstance(error, Exception):
             raise requests.exceptions.ReadTimeout(
                 f"no whole reply within {self._seconds:g} s; "
                 "the call may have been executed"
@@ -65,6 +69,11 @@ class Limit:
             self._connection = connection
 
     def _expire(self) -> None:
+        self._cut()
+        while not self._timer.finished.wait(_AGAIN):
+            self._cut()  # it may have had no socket before
+
+    def _cut(self) -> None:
         with self._mutex:
             if self._over:  # the connection may serve another call by now
                 return
@@ -117,4 +126,17 @@ def watch(session: requests.Session, url: str) -> None:
     adapters = getattr(session, "adapters", {})
     for prefix, adapter in list(adapters.items()):
         if url.startswith(prefix) and type(adapter) is HTTPAdapter:
-            session.mount(prefix, _Adapter())
+            session.mount(prefix, _twin(adapter))
+
+
+def _twin(adapter: HTTPAdapter) -> _Adapter:
+    """Return one with the settings of `adapter`; but a POST whose bytes may have left is never sent again.
+
+    Sent again, a call that was executed would be refused for its nonce, and be taken for one that was not.
+    """
+    twin = _Adapter()
+    twin.__setstate__(adapter.__getstate__())  # type: ignore[attr-defined]  # the stubs lack it
+    retries = twin.max_retries
+    allowed = retries.allowed_methods or retries.DEFAULT_ALLOWED_METHODS  # empty: any
+    twin.max_retries = retries.new(allowed_methods=frozenset(allowed) - {"POST"})
+    return twin

@@ -7,12 +7,16 @@ splits its users in two; a replaced lock file admits two holders. So each transa
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 from persistent_nonce.errors import StoreReplacedError
 
 __all__ = ["Files"]
+
+#: Nanoseconds between two times that a file system tells apart, generously (Linux: one tick, 1 to 10 ms).
+_GRAIN: Final = 2_000_000_000
 
 _SUFFIXES: Final = ("", ".lock", "-wal", "-shm")
 
@@ -22,16 +26,29 @@ class Files:
 
     def __init__(self, path: Path) -> None:
         self._paths = [f"{path}{suffix}" for suffix in _SUFFIXES]
+        self._directory = os.path.dirname(path)
         self._recorded: list[tuple[int, int]] = []
+        self._quiet: tuple[int, int, int] | None = None
 
     def record(self) -> None:
         """Remember the files as they are; to be called under the lock, inside the first transaction."""
         self._recorded = self._look()
 
     def check(self) -> None:
-        """Raise StoreReplacedError if a file was deleted or replaced since."""
-        if self._recorded and self._look() != self._recorded:
+        """Raise StoreReplacedError if a file was deleted or replaced since.
+
+        That changes the directory's time too, so that one look at it stands for four as long as it is quiet. A time
+        counts only when it is so old that no later change can have got the same one. It is the time of change of the
+        inode, which nobody can set: a backup put back by rsync or tar restores the other one.
+        """
+        found = os.stat(self._directory)
+        directory = (found.st_dev, found.st_ino, found.st_ctime_ns)
+        if directory == self._quiet:
+            return
+        if self._look() != self._recorded:
             raise self._difference()
+        if time.time_ns() - found.st_ctime_ns > _GRAIN:
+            self._quiet = directory
 
     def check_lock(self, descriptor: int) -> None:
         """Raise StoreReplacedError if the lock file is not the one that is open as `descriptor`."""

@@ -48,7 +48,7 @@ class Reader:
         self.clock = clock
         self.mutex = threading.RLock()  # a signal handler may read inside a read
         self._connection: sqlite3.Connection | None = None
-        self._wal = f"{path}-wal"
+        self._wal, self._shm = f"{path}-wal", f"{path}-shm"
 
     def now(self) -> Now:
         """Return the time; the boot is empty where the system does not tell."""
@@ -90,16 +90,22 @@ class Reader:
                 raise explain(error, self.path) from error
             deadline = deadline or time.monotonic() + _PATIENCE
             if time.monotonic() >= deadline:
-                raise StoreUnavailableError(
-                    f"{self.path} changes all the time under its reader",
-                    "run: persistent-nonce doctor",
-                )
+                raise self._unsettled()
             time.sleep(_RETRY)
 
     def _query(self, sql: str, arguments: tuple[Any, ...]) -> list[Any] | None:
         if self._connection is not None:
             return self._connection.execute(sql, arguments).fetchall()
+        if not self.path.exists():
+            raise StoreUnavailableError(
+                f"there is no database {self.path}",
+                "name it with --db or PERSISTENT_NONCE_DB, or start a bot first",
+            )
         if os.path.exists(self._wal):
+            if not os.path.exists(self._shm):
+                return (
+                    None  # a read would make it, for an owner who may be another user
+                )
             self._connection = self._open("mode=ro")
             return self._connection.execute(sql, arguments).fetchall()
         before = self._seen()
@@ -111,11 +117,6 @@ class Reader:
         return rows if self._seen() == before else None
 
     def _open(self, how: str) -> sqlite3.Connection:
-        if not self.path.exists():
-            raise StoreUnavailableError(
-                f"there is no database {self.path}",
-                "name it with --db or PERSISTENT_NONCE_DB, or start a bot first",
-            )
         connection = sqlite3.connect(
             f"file:{quote(str(self.path))}?{how}",
             uri=True,
@@ -132,6 +133,17 @@ class Reader:
             connection.close()
             raise
         return connection
+
+    def _unsettled(self) -> StoreUnavailableError:
+        if os.path.exists(self._wal) and not os.path.exists(self._shm):
+            return StoreUnavailableError(
+                f"{self.path} has a -wal but no -shm: it was copied, or its -shm deleted",
+                "start a program that uses it: opening it to write sets this right",
+            )
+        return StoreUnavailableError(
+            f"{self.path} changes all the time under its reader",
+            "run: persistent-nonce doctor",
+        )
 
     def _seen(self) -> tuple[int, int, bool]:
         status = os.stat(self.path)

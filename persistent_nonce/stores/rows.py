@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, cast
 from zlib import crc32
 
 from persistent_nonce.errors import StoreCorruptError, StoreVersionError
@@ -17,14 +18,20 @@ __all__ = [
     "decode",
     "decode_call",
     "encode",
+    "insert_row",
     "migrate",
+    "seal",
     "select_calls",
     "select_keys",
     "select_row",
+    "select_seal",
+    "update_row",
     "version",
     "write_calls",
-    "write_row",
 ]
+
+#: `execute` of a cursor or a connection.
+Execute: TypeAlias = Callable[[str, tuple[Any, ...]], object]
 
 #: The version of the schema, in SQLite's `user_version` and mixed into the check of each row: a process of
 #: another version finds out at its next transaction. A migration seals every row anew.
@@ -36,30 +43,27 @@ _APPLICATION: Final = 0x504E6F6E
 #: How many settled call records are kept for a key.
 KEPT_CALLS: Final = 1000
 
-_COLUMNS: Final = KeyState._fields
-_EXEMPT: Final = _COLUMNS.index("exempt")
-_CLOSED: Final = _COLUMNS.index("closed")
-_TURN: Final = _COLUMNS.index("turn")
+_FIELDS: Final = KeyState._fields
+_EXEMPT: Final = _FIELDS.index(
+    "exempt"
+)  # it and all behind it are stored in another form
 _TEXT: Final = frozenset(
     ["label", "boot", "tier", "reason", "diagnosis", "turn", "queue", "running"]
 )
 _DATES: Final = frozenset({"set_at", "not_before"})  # a clock may stand before 1970
 _OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
 
-_NAMES: Final = ", ".join(f'"{name}"' for name in (*_COLUMNS, "check"))
+#: The columns of a key's row: the state's fields, how often it was written, and its check.
+_COLUMNS: Final = (*_FIELDS, "revision", "check")
+_NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
+_RANGE: Final = range(1, len(_COLUMNS))
 
-#: The row of one key; the names are constants of ours.
-select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 (our own constants)
+# All names in the queries below are constants of ours.
+select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - above
+select_seal: Final = 'SELECT "revision", "check" FROM keys WHERE "key" = ?'
 select_keys: Final = 'SELECT "key" FROM keys ORDER BY "key"'
-
-_UPDATE: Final = (
-    "UPDATE keys SET "  # noqa: S608 (our own constants)
-    + ", ".join(f'"{name}" = ?' for name in (*_COLUMNS, "check"))
-    + ' WHERE "key" = ?'
-)
 _INSERT: Final = (
-    f"INSERT INTO keys ({_NAMES}) "  # noqa: S608 (our own constants)
-    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
+    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - above
 )
 
 _CALL_NAMES: Final = ", ".join(f'"{name}"' for name in CallRecord._fields)
@@ -85,33 +89,32 @@ _CALL_COLUMNS: Final = """
 """
 
 
-def encode(state: KeyState) -> tuple[Any, ...]:
-    """Return the row of `state`, its check last."""
+def encode(state: KeyState, revision: int) -> tuple[Any, ...]:
+    """Return the row of `state`, written for the `revision`-th time; its check is last."""
     row = (
         *state[:_EXEMPT],
         int(state.exempt),
-        *state[_EXEMPT + 1 : _CLOSED],
         int(state.closed),
-        *state[_CLOSED + 1 : _TURN],
-        _dump(state.turn),
-        _dump(state.queue),
-        _dump(state.running),
+        _dump(state.turn) if state.turn else "",
+        _dump(state.queue) if state.queue else "",
+        _dump(state.running) if state.running else "",
+        revision,
     )
     return (*row, _check(row))
 
 
 def decode(row: tuple[Any, ...]) -> KeyState:
     """Return the state in a row, or raise StoreCorruptError if a bit of it is not as it was written."""
-    *values, check = row
-    if check != _check(tuple(values)):
+    if row[-1] != _check(row[:-1]):
         raise StoreCorruptError(
-            f"the stored state of key {values[0]!r:.40} is damaged; no nonce was issued",
+            f"the stored state of key {row[0]!r:.40} is damaged; no nonce was issued",
             "run: persistent-nonce recover",
         )
-    values[_EXEMPT] = bool(values[_EXEMPT])
-    values[_CLOSED] = bool(values[_CLOSED])
-    turn, queue, running = values[_TURN:]
-    values[_TURN:] = (
+    exempt, closed, turn, queue, running = row[_EXEMPT:-2]
+    values = (
+        *row[:_EXEMPT],
+        bool(exempt),
+        bool(closed),
         Turn(*json.loads(turn)) if turn else None,
         tuple(Waiting(*call) for call in json.loads(queue)) if queue else (),
         Running(*json.loads(running)) if running else None,
@@ -119,8 +122,13 @@ def decode(row: tuple[Any, ...]) -> KeyState:
     return KeyState._make(values)
 
 
-def _dump(value: tuple[Any, ...] | None) -> str:
-    return json.dumps(value, separators=(",", ":")) if value else ""
+def seal(row: tuple[Any, ...]) -> tuple[int, int]:
+    """Return what tells a row from every other one of its key: its revision and its check."""
+    return row[-2:]
+
+
+def _dump(value: tuple[Any, ...]) -> str:
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _check(row: tuple[Any, ...]) -> int:
@@ -128,14 +136,21 @@ def _check(row: tuple[Any, ...]) -> int:
     return crc32(repr(row).encode("utf-8", "surrogatepass"), SCHEMA)
 
 
-def write_row(
-    connection: sqlite3.Connection, row: tuple[Any, ...], *, new: bool
-) -> None:
-    """Store a row, the first of its key if `new`."""
-    if new:
-        connection.execute(_INSERT, row)
-    else:
-        connection.execute(_UPDATE, (*row, row[0]))
+def insert_row(execute: Execute, row: tuple[Any, ...]) -> None:
+    """Store the first row of a key."""
+    execute(_INSERT, row)
+
+
+def update_row(execute: Execute, old: tuple[Any, ...], row: tuple[Any, ...]) -> None:
+    """Store what is new in the row of a key; a third of the cost of writing all of it."""
+    changed = tuple([i for i in _RANGE if old[i] != row[i]])
+    execute(_update(changed), (*[row[i] for i in changed], row[0]))
+
+
+@lru_cache(maxsize=256)
+def _update(changed: tuple[int, ...]) -> str:
+    columns = ", ".join(f'"{_COLUMNS[i]}" = ?' for i in changed)
+    return f'UPDATE keys SET {columns} WHERE "key" = ?'  # noqa: S608 - our own names
 
 
 def decode_call(row: tuple[Any, ...]) -> CallRecord:
@@ -143,12 +158,12 @@ def decode_call(row: tuple[Any, ...]) -> CallRecord:
     return CallRecord._make(row)
 
 
-def write_calls(connection: sqlite3.Connection, records: Iterable[CallRecord]) -> None:
+def write_calls(execute: Execute, records: Iterable[CallRecord]) -> None:
     """Store call records, and of each key's settled ones keep the newest 1000."""
     for record in records:
-        connection.execute(_PUT_CALL, record)
+        execute(_PUT_CALL, record)
         if record.serial > KEPT_CALLS:
-            connection.execute(_TRIM, (record.key, record.serial - KEPT_CALLS))
+            execute(_TRIM, (record.key, record.serial - KEPT_CALLS))
 
 
 def select_calls(key: str | None, limit: int) -> tuple[str, tuple[Any, ...]]:
@@ -198,7 +213,7 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in _first_schema():
             database.conn.execute(statement)
 
-    database = Database(connection, recursive_triggers=False)
+    database = Database(connection, recursive_triggers=False, execute_plugins=False)
     # In one transaction with the table that sqlite-utils keeps of its own: a process killed between the two would
     # leave a database that looks like somebody else's (I3).
     with database.atomic():
@@ -220,7 +235,7 @@ def _first_schema() -> list[str]:
             return f'"{name}" INTEGER NOT NULL'
         return f'"{name}" INTEGER NOT NULL CHECK ("{name}" >= 0)'
 
-    keys = ", ".join(map(column, _COLUMNS))
+    keys = ", ".join(map(column, _COLUMNS[:-1]))
     return [
         f'CREATE TABLE keys ({keys}, "check" INTEGER NOT NULL) STRICT',
         f"CREATE TABLE calls ({_CALL_COLUMNS}) STRICT",

@@ -78,7 +78,7 @@ class SQLiteStore:
         self.path = place.prepare(Path(path), shared=shared, create=False)
         self._reader = Reader(self.path, clock=clock)
         self._birth = threading.RLock()
-        self._inherited: list[sqlite3.Connection | None] = []
+        self._inherited: list[Writer | sqlite3.Connection | None] = []
         self._begin()
         _open.add(self)
         _LOG.info("opened %s, SQLite %s", self.path, sqlite3.sqlite_version)
@@ -120,7 +120,7 @@ class SQLiteStore:
                 boot = self._writer.adopt_boot(alone=alone)
                 self._begin_session()
         except BaseException:
-            self._writer.connection.close()
+            self._writer.close()
             raise
         self._boot = boot
 
@@ -289,7 +289,8 @@ class SQLiteStore:
         self._state = "forked" if rested else "torn"
         self._lock.abandon()
         if former == "open":
-            self._inherited += [self._writer.forget(), self._reader.forget()]
+            self._writer.forget()
+            self._inherited += [self._writer, self._reader.forget()]
         self._pending.clear()
         for session in (self._session, *self._former):
             if session is not None:
@@ -321,7 +322,7 @@ class SQLiteStore:
             for session in sessions:
                 session.abandon()
             self._reader.close()
-            self._writer.connection.close()
+            self._writer.close()
 
     def __enter__(self) -> Self:
         return self

@@ -23,6 +23,7 @@ from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
 from persistent_nonce.stores import rows
+from persistent_nonce.stores.failures import primary
 from persistent_nonce.stores.identity import Files
 
 __all__ = ["Writer"]
@@ -32,6 +33,10 @@ _OLDEST_SQLITE: Final = (3, 37, 0)
 
 #: Seconds for which SQLite waits for a program that writes without our lock: short, since a signal cannot end it.
 _BUSY: Final = 0.2
+
+
+#: Bytes of a page: a commit writes whole ones, and a row needs a third of this.
+_PAGE: Final = 1024
 
 
 class Writer:
@@ -55,21 +60,23 @@ class Writer:
         self.connection = sqlite3.connect(
             path, timeout=_BUSY, isolation_level=None, check_same_thread=False
         )
-        self._execute: Callable[..., sqlite3.Cursor] = self.connection.cursor().execute
+        self._cursor = self.connection.cursor()
+        self._execute: Callable[..., sqlite3.Cursor] = self._cursor.execute
         self._forked = False
         self._files = files
         self._full: bool | None = None
         self._distrust = False
-        self._row: tuple[Any, ...] = ()
+        self._row: tuple[Any, ...] = ()  # the row last read or written, and its state
         self._state = KeyState("")
         try:
             self._set_up()
         except BaseException:
-            self.connection.close()
+            self.close()
             raise
 
     def _set_up(self) -> None:
         found = rows.version(self.connection)
+        self._execute(f"PRAGMA page_size = {_PAGE}")  # of a new database
         mode = self._execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
         if mode != "wal":
             raise StoreUnsupportedError(
@@ -105,9 +112,11 @@ class Writer:
             self.connection.rollback()
         try:
             return self._transact(key, change, now, durable)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
             # What was on its way to the disk may be lost: ask it again before trusting `synced`.
             self._distrust, self._full = True, None
+            if primary(error) == sqlite3.SQLITE_ERROR:
+                self._check_version()  # another schema may have other columns
             raise
         finally:
             if not self._forked and self.connection.in_transaction:
@@ -121,7 +130,8 @@ class Writer:
             self._files.check()
             self._set_full(durable)
             self._execute("BEGIN IMMEDIATE")
-            old, new_row = self._load(key)
+            found = self._load(key)
+            old = found or KeyState(key)
             time = now()
             woken = old
             records: tuple[CallRecord, ...] = ()
@@ -132,6 +142,10 @@ class Writer:
             if state == old and not changed.records:
                 self._execute("ROLLBACK")
                 return state
+            if woken.unit not in (None, state.unit) and not durable:
+                self._execute("ROLLBACK")
+                durable = True  # no ceiling speaks for a mark in another unit
+                continue
             if self._above(woken, state, proven):
                 self._execute("ROLLBACK")
                 # Two commits: were `synced` in the first, its readers would trust a ceiling whose fsync has
@@ -139,12 +153,14 @@ class Writer:
                 proven = ceiling(state)
                 self._set_full(True)
                 self._execute("BEGIN IMMEDIATE")
-                self._store(woken._replace(ceiling=proven, synced=0), records, new_row)
+                self._store(
+                    woken._replace(ceiling=proven, synced=0), records, new=found is None
+                )
                 self._distrust = False
                 continue
             if proven:
                 state = state._replace(ceiling=proven, synced=proven)
-            self._store(state, (*records, *changed.records), new_row)
+            self._store(state, (*records, *changed.records), new=found is None)
             return state
 
     def _above(self, before: KeyState, after: KeyState, proven: int) -> bool:
@@ -152,23 +168,28 @@ class Writer:
         if after.nonce == before.nonce:
             return False
         if before.unit not in (None, after.unit):
-            return False  # nothing was taken, the mark counts in another unit; durable
+            return False  # nothing was taken; the mark counts in another unit
         synced = 0 if self._distrust else after.synced
         return after.nonce > max(proven, synced)
 
-    def _load(self, key: str) -> tuple[KeyState, bool]:
+    def _load(self, key: str) -> KeyState | None:
+        """Return the stored state of `key`; a row that nobody has written since is not read again."""
+        if self._state.key == key:
+            found = self._execute(rows.select_seal, (key,)).fetchall()
+            if found and found[0] == rows.seal(self._row):
+                return self._state
         found = self._execute(rows.select_row, (key,)).fetchall()
         if not found:
             self._check_version()
-            return KeyState(key), True
-        if found[0] != self._row:
-            try:
-                state = rows.decode(found[0])
-            except StoreCorruptError:
-                self._check_version()  # the check of another schema's row differs too
-                raise
-            self._row, self._state = found[0], state
-        return self._state, False
+            return None
+        try:
+            self._state = rows.decode(found[0])
+        except StoreCorruptError:
+            self._state = KeyState("")
+            self._check_version()  # the check of another schema's row differs too
+            raise
+        self._row = found[0]
+        return self._state
 
     def _check_version(self) -> None:
         found = rows.version(self.connection)
@@ -179,12 +200,16 @@ class Writer:
             )
 
     def _store(
-        self, state: KeyState, records: tuple[CallRecord, ...], new: bool
+        self, state: KeyState, records: tuple[CallRecord, ...], *, new: bool
     ) -> None:
-        row = rows.encode(state)
-        rows.write_row(self.connection, row, new=new)
+        if new:
+            row = rows.encode(state, 1)
+            rows.insert_row(self._execute, row)
+        else:
+            row = rows.encode(state, rows.seal(self._row)[0] + 1)
+            rows.update_row(self._execute, self._row, row)
         if records:
-            rows.write_calls(self.connection, records)
+            rows.write_calls(self._execute, records)
         self._execute("COMMIT")
         self._row, self._state = row, state
 
@@ -203,15 +228,19 @@ class Writer:
         query = "SELECT 1 FROM keys WHERE instr(queue, ?) OR instr(running, ?) LIMIT 1"
         return bool(self._execute(query, (session, session)).fetchall())
 
-    def forget(self) -> sqlite3.Connection:
-        """Give up the connection without a call to SQLite, in a forked child; return it to be closed later.
+    def close(self) -> None:
+        """Close the connection; the cursor first, since a statement that failed in it would keep the files open."""
+        self._cursor.close()
+        self.connection.close()
+
+    def forget(self) -> None:
+        """Give up the connection without a call to SQLite, in a forked child, which closes it later.
 
         A fork made by a signal handler may have copied us within a transaction: it is the parent's, and nothing more
         of it is done here.
         """
         self._forked = True
         self._execute = _refuse
-        return self.connection
 
 
 def _refuse(sql: str, *_: object) -> sqlite3.Cursor:

@@ -1,4 +1,4 @@
-"""Processes that join, look, start, end, stop, die and see clocks step, in any order: the checks are the waiting room's."""
+"""Processes that join, look, start, end, stop, die and see clocks step, in any order; the waiting room checks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class SharedKey(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 10, 20]),
     )
     def join(self, pick: int, cost: int, priority: int) -> Caller:
-        """A process wants to call."""
+        """Have a process want to call."""
         session = self._session(pick) or self.room.begin_session()
         if self.room.state.closed:
             self.room.reopen()
@@ -65,7 +65,7 @@ class SharedKey(RuleBasedStateMachine):
 
     @rule(caller=callers)
     def poll(self, caller: Caller) -> None:
-        """A waiter looks, and acts if that can help."""
+        """Let a waiter look, and act if that can help."""
         if self._usable(caller) and caller.running is None:
             try:
                 self.room.poll(caller)
@@ -75,7 +75,7 @@ class SharedKey(RuleBasedStateMachine):
 
     @rule(caller=callers)
     def poll_at_the_right_time(self, caller: Caller) -> None:
-        """A waiter sleeps until it is told that something can happen, then acts."""
+        """Let a waiter sleep until something can happen, and act then."""
         for _ in range(2):
             if self._usable(caller) and caller.running is None:
                 try:
@@ -85,25 +85,25 @@ class SharedKey(RuleBasedStateMachine):
 
     @rule(caller=callers, outcome=OUTCOMES, share=SHARES)
     def finish(self, caller: Caller, outcome: Outcome, share: float) -> None:
-        """A call ends, perhaps after it was overtaken."""
+        """End a call, perhaps after it was overtaken."""
         if self._usable(caller) and caller.running is not None:
             self.room.finish(caller, outcome, share)
 
     @rule(caller=callers)
     def leave(self, caller: Caller) -> None:
-        """A caller gives up, or its task is cancelled."""
+        """Let a caller give up, or cancel its task."""
         if self._usable(caller) and caller.running is None:
             self.room.leave(caller)
 
     @rule(caller=callers, share=SHARES)
     def drop(self, caller: Caller, share: float) -> None:
-        """An interrupt leaves an entry behind."""
+        """Leave an entry behind, as an interrupt may."""
         if self._usable(caller):
             self.room.drop(caller, share)
 
     @rule(pick=PICKS, share=SHARES)
     def kill(self, pick: int, share: float) -> None:
-        """A process dies and another starts."""
+        """Kill a process and start another."""
         session = self._session(pick)
         if session is not None:
             self.room.kill(session, share)
@@ -111,7 +111,7 @@ class SharedKey(RuleBasedStateMachine):
 
     @rule(pick=PICKS)
     def stop(self, pick: int) -> None:
-        """A process stops, by a signal or in a blocked loop."""
+        """Stop a process, by a signal or in a blocked loop."""
         session = self._session(pick)
         if session is not None:
             self.room.stopped.add(session)
@@ -119,7 +119,7 @@ class SharedKey(RuleBasedStateMachine):
     @rule(pick=PICKS)
     @precondition(lambda self: self.room.stopped)
     def go_on(self, pick: int) -> None:
-        """A stopped process goes on."""
+        """Let a stopped process go on."""
         names = sorted(self.room.stopped)
         self.room.stopped.discard(names[pick % len(names)])
 
@@ -130,23 +130,23 @@ class SharedKey(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([-86_400, -3_600, -2, 2, 3_600]))
     def step_clock(self, seconds: int) -> None:
-        """The wall clock is set."""
+        """Set the wall clock."""
         self.room.step_clock(seconds * SECOND)
 
     @rule(seconds=st.sampled_from([1, 5, 900]))
     def lockout(self, seconds: int) -> None:
-        """The exchange demands a pause."""
+        """Back off, as the exchange demands."""
         self.room.lockout(seconds * SECOND)
 
     @rule()
     def issue(self) -> None:
-        """A nonce is taken without the gate."""
+        """Take a nonce without the gate."""
         if not self.room.state.closed:
             self.room.issue()
 
     @rule(ahead=st.sampled_from([1, 10**6, 10**9]))
     def raise_floor(self, ahead: int) -> None:
-        """An operator sets a floor."""
+        """Set a floor, as an operator may."""
         self.room.raise_floor(ahead)
 
     @invariant()

@@ -1,7 +1,7 @@
 """Processes that share one key through the pure rules, checked at each of their steps: no store, no thread, no sleep.
 
-It drives the rules as a gate does (clamp, prune, join, admit in one transaction; look first, by `outlook`) and keeps books of
-its own about what must hold: I5, I6 (with a model of the exchange's call counter), I7, I8 and I10.
+It drives the rules as a gate does (clamp, prune, join, admit in one transaction; look first, by `outlook`) and keeps
+books of its own about what must hold: I5, I6 (with a model of the exchange's call counter), I7, I8 and I10.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Caller:
     priority: int
     running: Running | None = None
     late: bool = False  # was ever passed over
+    arrived: bool = False  # its request has reached the exchange
 
 
 @dataclass
@@ -152,6 +153,8 @@ class WaitingRoom:
 
         self._update(change)
         running = self.state.running
+        for call in (*self.state.queue, *([running] if running else ())):
+            assert call.session != caller.session or call.id in live, "a left-over"
         mine = rules.mine(self.state, caller.id)
         assert (mine is None) == (running is not None and running.id == caller.id)
         if mine is None:
@@ -167,11 +170,10 @@ class WaitingRoom:
         """End a call whose request arrived after `share` of its time."""
         assert caller.running is not None
         call = caller.running
-        ended_before = call.id not in self.inside or self.mono > self.inside[call.id]
         before = self.state
         if outcome == "invalid_nonce":
             self.back_off = max(self.back_off, 60 * SECOND)
-        if outcome != "not_sent" and not ended_before:
+        if outcome != "not_sent":
             self._arrive(caller, share)
         self._update(lambda s, now: rules.finish(s, now, call, outcome, Recovery()))
         running = before.running
@@ -258,6 +260,8 @@ class WaitingRoom:
         if before.running is not None and state.running != before.running:
             id = before.running.id
             assert id in self.records, "a call that ended is on record"
+            if id in self.callers and self.mono > self.inside.get(id, self.mono):
+                self._arrive(self.callers[id], 1.0)  # overtaken
         self._check_passed_over(before)
         self._check_turn(before)
         if state.nonce != before.nonce:
@@ -298,16 +302,16 @@ class WaitingRoom:
             if call.id in self.callers:
                 self.callers[call.id].late = True
             absent = next(c for c in before.queue if c.id == self.turn)
-            assert call.session == absent.session, "only the head's session is late (I7)"
+            assert call.session == absent.session, (
+                "only the head's session is late (I7)"
+            )
             let_pass = self.mono - self.turn_since
             assert let_pass >= SECOND, f"passed over after {let_pass / SECOND} s (I7)"
 
     def _check_turn(self, before: KeyState) -> None:
         """Keep books of whose turn it is, and since when it could have started."""
         state = self.state
-        order = sorted(
-            state.queue, key=lambda c: (c.late, c.priority * -1, c.ticket)
-        )
+        order = sorted(state.queue, key=lambda c: (c.late, c.priority * -1, c.ticket))
         first = order[0] if order and state.running is None else None
         if first is None:
             self.turn = None
@@ -316,13 +320,15 @@ class WaitingRoom:
             self.turn, self.turn_since = first.id, self.mono
         rest = recovery.rest(state, self.now(), first.priority)
         ready = max(self.last_start + INTERVAL, self.mono + rest if rest else 0)
-        self.turn_since = max(self.turn_since, ready)
+        # A turn that has not begun yet begins when its call is ready: a clock step may have moved that.
+        self.turn_since = max(min(self.turn_since, self.mono), ready)
 
     def _arrive(self, caller: Caller, share: float) -> None:
         """Charge the exchange's own counter, which drains from one arrival to the next (I6)."""
         call = caller.running
-        if call is None or not caller.cost or caller.id not in self.inside:
+        if call is None or not caller.cost or caller.arrived:
             return
+        caller.arrived = True
         until = min(self.mono, self.inside[caller.id])
         at = call.since + round(share * (until - call.since))
         drained = max(0, self.level - (at - self.arrived))

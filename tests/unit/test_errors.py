@@ -28,6 +28,7 @@ def test_hint(kind: type[NonceError]) -> None:
     """The text ends with the hint in brackets, or stands alone when there is none."""
     assert str(kind("text", "do this")) == "text (do this)"
     assert kind("text", "do this").hint == "do this"
+    assert kind("text", "do this").args == ("text", "do this")
     assert str(kind("text")) == "text"
     assert kind("text").hint == ""
     assert str(kind()) == ""

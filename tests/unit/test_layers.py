@@ -22,9 +22,12 @@ LAYERS: Final = (
     ("state",),
     ("rules", "nonces", "recovery", "settings", "kraken", "stores.base"),
     ("stores",),
-    ("provider", "gate", "calls", "attempts"),
+    ("provider", "gate", "calls", "passage", "messages"),
     ("adapters", "testing"),
-    ("", "cli", "__main__", "demo", "view"),
+    (
+        *("", "cli", "__main__", "options", "changing", "access"),
+        *("doctor", "checks", "facts", "view", "demo", "crew", "bots"),
+    ),
 )
 
 #: No module has more lines than this.

@@ -181,5 +181,7 @@ def test_a_mark_that_does_not_fit_into_the_unit() -> None:
 
 def test_a_ceiling_that_does_not_fit_is_cut() -> None:
     """A ceiling never exceeds 2**63 - 1, whatever the unit."""
-    state = fresh("us")._replace(nonce=(MAX_NONCE - 10) // 1_000, ceiling=MAX_NONCE // 1_000 + 5)
+    state = fresh("us")._replace(
+        nonce=(MAX_NONCE - 10) // 1_000, ceiling=MAX_NONCE // 1_000 + 5
+    )
     assert nonces.set_unit(state, at(), "ns").ceiling == MAX_NONCE

@@ -100,6 +100,4 @@ def test_set_tier() -> None:
     assert set_tier(state, rate=PRO).rate == PRO
     assert set_tier(state, rate=PRO).attempts == 3
     changed = set_tier(state, min_interval=0, attempts=9, max_lead=0)
-    assert changed == state._replace(
-        min_interval=0, attempts=9, max_lead=0, turn=None
-    )
+    assert changed == state._replace(min_interval=0, attempts=9, max_lead=0, turn=None)

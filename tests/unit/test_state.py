@@ -48,7 +48,7 @@ def test_units() -> None:
     assert list(UNITS) == ["s", "ms", "us", "10ns", "ns"]
     assert sizes == [SECOND, 10**6, 10**3, 10, 1]
     with pytest.raises(TypeError):
-        UNITS["fs"] = 1  # type: ignore[index]
+        UNITS["fs"] = 1  # type: ignore[index]  # the mistake under test
 
 
 def test_check_unit() -> None:
@@ -105,9 +105,10 @@ def test_rate() -> None:
     for burst in [*WHOLE, 1_000_001]:
         with pytest.raises(ConfigurationError, match="burst"):
             Rate(1.0, burst)
-    for every in (-1.0, math.nan, "1"):
+    unusable: list[Any] = [-1.0, math.nan, "1"]
+    for every in unusable:
         with pytest.raises(ConfigurationError, match="every"):
-            Rate(every, 1)  # type: ignore[arg-type]
+            Rate(every, 1)
     with pytest.raises(ConfigurationError, match="label"):
         Rate(1.0, 1, "a\nb")
 
@@ -123,8 +124,9 @@ def test_recovery_defaults() -> None:
 def test_unusable_recovery(name: str) -> None:
     """Each of its times is checked and named."""
     for value in (-1.0, math.nan, math.inf):
+        arguments: dict[str, Any] = {name: value}
         with pytest.raises(ConfigurationError, match=name):
-            Recovery(**{name: value})
+            Recovery(**arguments)
 
 
 def test_unusable_attempts() -> None:

@@ -6,21 +6,22 @@ import asyncio
 import gc
 import random
 import signal
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from persistent_nonce import steps
 from persistent_nonce.steps import Steps, arun, do, identity, pause, run
 
 
-class Boom(Exception):
+class BoomError(Exception):
     """The error of these tests."""
 
 
@@ -30,7 +31,7 @@ class Interrupt(KeyboardInterrupt):
 
 def fail() -> None:
     """Be a step that fails."""
-    raise Boom("text")
+    raise BoomError("text")
 
 
 def on_a_thread(procedure: Steps[Any]) -> Any:
@@ -52,9 +53,11 @@ def test_results_reach_the_procedure_and_its_caller(runner: Runner) -> None:
     """Each step's result comes back to the procedure, and its own to the caller."""
 
     async def procedure() -> list[object]:
-        return [await do(lambda: 1), await do(lambda: None), await pause(0)]  # type: ignore[func-returns-value]
+        results: list[object] = [await do(lambda: 1), await do(list[int])]
+        await pause(0)
+        return results
 
-    assert runner(procedure()) == [1, None, None]
+    assert runner(procedure()) == [1, []]
 
 
 @RUNNERS
@@ -74,8 +77,9 @@ def test_an_error_of_a_step_is_raised_where_it_was_awaited(runner: Runner) -> No
     async def procedure() -> str:
         try:
             await do(fail)
-        except Boom as error:
-            return await do(lambda: f"handled {error}")
+        except BoomError as error:
+            text = f"handled {error}"
+            return await do(lambda: text)
         return "not raised"
 
     assert runner(procedure()) == "handled text"
@@ -93,7 +97,7 @@ def test_an_unhandled_error_reaches_the_caller(runner: Runner) -> None:
             await do(lambda: cleaned.append(1))
             await pause(0)
 
-    with pytest.raises(Boom, match="text"):
+    with pytest.raises(BoomError, match="text"):
         runner(procedure())
     assert cleaned == [1]
 
@@ -104,9 +108,9 @@ def test_an_error_of_the_procedure_itself(runner: Runner) -> None:
 
     async def procedure() -> None:
         await do(int)
-        raise Boom
+        raise BoomError
 
-    with pytest.raises(Boom):
+    with pytest.raises(BoomError):
         runner(procedure())
 
 
@@ -126,7 +130,9 @@ def test_a_step_that_raises_stop_iteration() -> None:
 
 
 @RUNNERS
-def test_pauses_are_carried_out(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pauses_are_carried_out(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pause is slept for in seconds, also when it is a whole number."""
     slept: list[float] = []
 
@@ -152,7 +158,8 @@ def test_a_procedure_can_be_driven_by_hand() -> None:
         return await do(lambda: 5)
 
     driven = procedure()
-    assert driven.send(None) == 2.0
+    length = driven.send(None)
+    assert (length, type(length)) == (2.0, float)
     call = driven.send(None)
     assert callable(call)
     with pytest.raises(StopIteration) as end:
@@ -254,7 +261,6 @@ def test_interrupts_between_steps() -> None:
     assert uncleaned == 0
 
 
-@pytest.mark.xfail(reason="an interrupt pending when `run` has handled an error escapes it; remove this mark with the repair")
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_interrupts_while_an_error_is_delivered() -> None:
@@ -264,7 +270,7 @@ def test_interrupts_while_an_error_is_delivered() -> None:
         try:
             events.append("begun")
             for _ in range(200):
-                with suppress(Boom):
+                with suppress(BoomError):
                     await do(fail)
         finally:
             events.append("cleaned")
@@ -285,9 +291,9 @@ def test_interrupts_leave_nothing_taken() -> None:
             events.append("begun")
             for number in range(100):
                 try:
-                    await do(lambda n=number: taken.add(n))  # type: ignore[misc]
+                    await do(partial(taken.add, number))
                 finally:
-                    await do(lambda n=number: taken.discard(n))  # type: ignore[misc]
+                    await do(partial(taken.discard, number))
         finally:
             events.append("cleaned")
             taken.clear()  # a second interrupt is not part of this storm
@@ -337,7 +343,7 @@ def test_cancelling_hides_the_error_of_the_call() -> None:
     def slow() -> None:
         begun.set()
         assert go.wait(10)
-        raise Boom
+        raise BoomError
 
     async def procedure() -> None:
         await do(slow)
@@ -473,7 +479,7 @@ def test_identity() -> None:
 
 def test_identity_without_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that never loaded asyncio has threads only."""
-    monkeypatch.delitem(steps.sys.modules, "asyncio")
+    monkeypatch.delitem(sys.modules, "asyncio")
     assert identity() == (threading.get_ident(), 0)
 
 
@@ -481,7 +487,6 @@ class Token:
     """Something whose end can be seen."""
 
 
-@pytest.mark.xfail(reason="`run` keeps the error it raises in a local of its own; remove this mark with the repair")
 def test_an_error_leaves_no_cycle() -> None:
     """After an error nothing of the procedure is kept alive, so that dropped calls are finished soon."""
     seen: list[weakref.ref[Token]] = []
@@ -493,7 +498,7 @@ def test_an_error_leaves_no_cycle() -> None:
 
     gc.disable()
     try:
-        with suppress(Boom):
+        with suppress(BoomError):
             run(procedure())
         assert seen[0]() is None
     finally:

@@ -1,0 +1,161 @@
+#!/usr/bin/env python3
+"""Wear the library out for as long as asked, with real processes and kills, and check all that happened.
+
+    scripts/soak.py nonces --seconds 60
+
+Exits with 1 if a guarantee was broken. Each soak is a function in SOAKS; what it prints are figures of this machine
+under this load, no promise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from persistent_nonce.provider import NonceProvider
+from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.checker import Log, read_logs, violations
+
+_KEY: Final = "the key of the soak"
+
+
+class Crew:
+    """Processes that do the same work, each started anew when it is killed.
+
+    They are forked from this process, which has imported everything and opened nothing.
+
+    Args:
+        work: called in each process with a number of its own, never twice the same; it is not to return.
+        size: how many there are at a time.
+    """
+
+    def __init__(self, work: Callable[[int], None], size: int) -> None:
+        self._work = work
+        self._started = 0
+        self._pids: list[int] = []
+        for _ in range(size):
+            self._start()
+
+    def _start(self) -> None:
+        self._started += 1
+        pid = os.fork()
+        if pid:
+            self._pids.append(pid)
+            return
+        try:
+            self._work(self._started)
+        except BaseException as error:  # noqa: BLE001 - a child of ours must not go on as its parent
+            print(f"a process failed: {error!r}", flush=True)
+        finally:
+            os._exit(70)
+
+    def replace_one(self) -> None:
+        """Kill one by SIGKILL, at random, and start another.
+
+        Raises:
+            ChildProcessError: it had ended before, by an error.
+        """
+        pid = self._pids.pop(random.randrange(len(self._pids)))  # noqa: S311 - no secret
+        self._kill(pid)
+        self._start()
+
+    def _kill(self, pid: int) -> None:
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
+            raise ChildProcessError(f"process {pid} had ended with status {status}")
+
+    def end(self) -> None:
+        """Kill all."""
+        while self._pids:
+            self._kill(self._pids.pop())
+
+
+def nonces(options: argparse.Namespace, directory: Path) -> bool:
+    """Draw nonces in 6 processes, one of them killed and started anew every 0.2 s; check them all (I1, I2, I3)."""
+    path = directory / "nonces.db"
+
+    def work(number: int) -> None:
+        log = Log(directory / f"{number}.log")
+        provider = NonceProvider(SQLiteStore(path), _KEY, unit="ns")
+        while True:
+            log.draw(provider, 1_000)
+
+    begin, kills = time.monotonic(), 0
+    crew = Crew(work, 6)
+    try:
+        while time.monotonic() < begin + options.seconds:
+            time.sleep(0.2)
+            crew.replace_one()
+            kills += 1
+    finally:
+        crew.end()
+    lasted = time.monotonic() - begin
+    history = read_logs(directory)
+    found = violations(history)
+    for violation in found:
+        print(violation)
+    with SQLiteStore(path) as store:  # the next process goes on
+        provider = NonceProvider(store, _KEY)
+        works = not history or provider.next() > max(history)[2]
+    connection = sqlite3.connect(path)
+    intact = connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    connection.close()
+    rate = len(history) / lasted
+    print(
+        f"{len(history):,} nonces by 6 processes in {lasted:.1f} s ({rate:,.0f} a second), {kills} kills, "
+        f"{len(found)} violation{'' if len(found) == 1 else 's'}, integrity {'ok' if intact else 'BROKEN'}"
+    )
+    if rate < options.least:
+        print(f"that is less than the {options.least:,} a second asked for")
+    return not found and works and intact and rate >= options.least
+
+
+#: Each soak by its name: it is given the options and an empty directory, and returns whether all held.
+SOAKS: Final[dict[str, Callable[[argparse.Namespace, Path], bool]]] = {"nonces": nonces}
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    soaks = parser.add_subparsers(dest="soak", required=True)
+    for name, soak in SOAKS.items():
+        description = (soak.__doc__ or "").partition("\n")[0]
+        one = soaks.add_parser(name, help=description, description=description)
+        one.add_argument("--seconds", type=float, default=60.0, help="how long")
+        one.add_argument("--directory", type=Path, help="where; a temporary one")
+        one.add_argument("--seed", type=int, help="of what is random here")
+        one.add_argument(
+            "--least", type=int, default=10_000, help="nonces a second, or it fails"
+        )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run the soak that was asked for."""
+    options = _options()
+    random.seed(options.seed)
+    print(
+        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+        f"{platform.system()} {platform.release()}, {os.cpu_count()} cores",
+        flush=True,
+    )
+    with tempfile.TemporaryDirectory(prefix="soak-") as made:
+        good = SOAKS[options.soak](options, options.directory or Path(made))
+    print("all held" if good else "FAILED")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

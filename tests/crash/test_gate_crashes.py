@@ -1,0 +1,93 @@
+"""Callers killed at random: never two in flight, every killed call on record, and the others go on (I3, I5)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from persistent_nonce import CallGate, SQLiteStore
+from persistent_nonce.state import KeyState
+from persistent_nonce.stores.sessions import pid_of, process_state
+from tests.support.callers import GUARD, Book, until, work
+from tests.support.processes import Child, Children
+from tests.support.workers import KEY
+
+
+def begun(book: Book) -> int:
+    """Return how many calls have begun."""
+    return sum(line.startswith("enter") for line in book.lines())
+
+
+def named(state: KeyState) -> set[int]:
+    """Return the processes that the state of a key speaks of."""
+    sessions = {call.session for call in state.queue}
+    if state.running is not None:
+        sessions.add(state.running.session)
+    return {pid_of(session) for session in sessions}
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_kills_at_random(tmp_path: Path, durable: bool) -> None:
+    """Whoever is killed, wherever it stands: the others go on, and each call that it had begun is on record (A2, A31)."""
+    path, book = tmp_path / "nonces.db", Book(tmp_path / "book")
+    moment, killed = random.Random(7), set[int]()
+    settings: Any = {"min_interval": 0.0, "unit": "ns", "durable": durable}
+
+    def another() -> Child:
+        return children.call(work, path, book.path, 1_000_000, 0.002, settings)
+
+    with SQLiteStore(path, timeout=60) as store, Children() as children:
+        workers = [another() for _ in range(4)]
+        for _ in range(12):
+            before = begun(book)
+            until(lambda count=before: begun(book) > count + 5, "calls to go on")  # type: ignore[misc]
+            time.sleep(moment.uniform(0, 0.02))  # any moment of a call
+            victim = workers.pop(moment.randrange(4))
+            victim.kill()
+            killed.add(victim.pid)
+            workers.append(another())
+        for worker in workers:
+            worker.kill()
+            killed.add(worker.pid)
+        gate = CallGate(store, KEY, timeout=GUARD)
+        with gate.call("Balance"):
+            pass
+        assert not named(store.read(gate.key)) & killed
+        records = {record.nonce: record for record in store.calls(limit=100_000)}
+    visits = book.visits()
+    assert len({visit.pid for visit in visits}) >= 5
+    assert [visit for visit in visits if not visit.left]  # some died in their call
+    known = Counter(records[v.nonce].outcome for v in visits if v.nonce in records)
+    assert set(known) <= {"ok", "interrupted"}
+    for visit in visits:
+        if not visit.left:
+            assert records[visit.nonce].outcome == "interrupted"
+            assert records[visit.nonce].method == "Balance"
+    for record in records.values():
+        if record.outcome == "interrupted":
+            assert pid_of(record.session) in killed
+
+
+def test_all_killed_at_once(tmp_path: Path) -> None:
+    """With everybody dead, holder and queue, the next caller is in at once and nobody has to clean up (I3)."""
+    path, book = tmp_path / "nonces.db", Book(tmp_path / "book")
+    for _ in range(3):
+        with Children() as children:
+            workers = [
+                children.call(work, path, book.path, 1_000, 0.005, {}) for _ in range(3)
+            ]
+            before = begun(book)
+            until(lambda count=before: begun(book) > count + 1, "calls to begin")  # type: ignore[misc]
+            for worker in workers:
+                worker.kill()
+        assert all(process_state(worker.pid) == "gone" for worker in workers)
+        with (
+            SQLiteStore(path) as store,
+            CallGate(store, KEY, timeout=GUARD).call("Balance") as call,
+        ):
+            assert call.nonce > max(visit.nonce for visit in book.visits())

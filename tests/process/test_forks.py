@@ -1,0 +1,306 @@
+"""Stores and fork: a child draws nonces of its own, or is told that it cannot; the parent never notices."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from persistent_nonce import nonces
+from persistent_nonce.clock import Now
+from persistent_nonce.errors import ForkedCallError, NonceError, StoreUnavailableError
+from persistent_nonce.provider import NonceProvider
+from persistent_nonce.state import Changed, KeyState
+from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.processes import GUARD, Children, descriptors
+from tests.support.workers import KEY, hold_lock, next_by
+
+# These tests fork beside threads on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+FORKS = 60
+
+
+class Fork:
+    """A forked child of the test's process that does `work`, and what it wrote."""
+
+    def __init__(
+        self, work: Callable[[], object], *, fork: Callable[[], int] = os.fork
+    ) -> None:
+        self._output, write = os.pipe()
+        self.pid = fork()
+        if self.pid == 0:
+            try:
+                os.write(write, f"{work()}".encode())
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                os.write(write, type(error).__name__.encode())
+            finally:
+                os._exit(0)
+        os.close(write)
+
+    def said(self) -> str:
+        """Return what `work` returned, or the name of its error; the child has ended then, or is killed."""
+        ready, _, _ = select.select([self._output], [], [], GUARD)
+        if not ready:
+            os.kill(self.pid, signal.SIGKILL)
+        found = b""
+        while part := os.read(self._output, 65_536):
+            found += part
+        os.close(self._output)
+        os.waitpid(self.pid, 0)
+        assert ready, f"child {self.pid} hung"
+        return found.decode()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a database."""
+    return tmp_path / "nonces.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SQLiteStore]:
+    """Yield an open store."""
+    with SQLiteStore(path, timeout=60) as store:
+        yield store
+
+
+@contextmanager
+def _drawing(provider: NonceProvider, threads: int) -> Iterator[list[int]]:
+    """Have threads of this process inside the store all the time; yield the nonces they take."""
+    drawn: list[int] = []
+    end = threading.Event()
+
+    def draw() -> None:
+        while not end.is_set():
+            mine = provider.next()
+            drawn.append(mine)
+            assert provider.last >= mine
+
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(draw) for _ in range(threads)]
+        try:
+            yield drawn
+        finally:
+            end.set()
+    for thread in running:
+        thread.result()
+
+
+def test_forks_beside_threads_inside_the_store(store: SQLiteStore, path: Path) -> None:
+    """60 forks while threads draw: no nonce twice, no hang, no error in a thread, nothing stays locked (I1)."""
+    provider = NonceProvider(store, KEY, unit="ns")
+    assert provider.next() == provider.last
+    before = descriptors()
+
+    def work() -> str:
+        return " ".join(str(provider.next()) for _ in range(20))
+
+    with _drawing(provider, 4) as drawn:
+        said = [Fork(work).said().split() for _ in range(FORKS)]
+    children = [int(nonce) for part in said for nonce in part]
+    assert len(children) == FORKS * 20
+    assert len(set(children + drawn)) == len(children + drawn)
+    assert all(part == sorted(part) for part in said)
+    assert descriptors() == before
+    with Children() as other:
+        assert other.call(next_by, path, 0.0).result() > max(children + drawn)
+
+
+def test_threads_may_fork_at_once(store: SQLiteStore) -> None:
+    """Threads that fork at the same time have children that all draw nonces of their own (I1)."""
+    provider = NonceProvider(store, KEY, unit="ns")
+    provider.next()
+    ready = threading.Barrier(4)
+
+    def fork(_: int) -> str:
+        ready.wait(GUARD)
+        return Fork(provider.next).said()
+
+    with ThreadPoolExecutor(4) as pool:
+        said = [nonce for _ in range(10) for nonce in pool.map(fork, range(4))]
+    assert len({int(nonce) for nonce in said}) == 40
+
+
+def test_child_that_never_uses_the_store(store: SQLiteStore, path: Path) -> None:
+    """A child that leaves the store alone holds nothing of it: neither its lock nor its parent's session."""
+    provider = NonceProvider(store, KEY)
+    provider.next()
+    store.session()
+    child = Fork(lambda: os.readlink("/proc/self/exe") and _open_files(path))
+    assert child.said().split() == []
+    assert provider.next() > 0
+
+
+def _open_files(path: Path) -> str:
+    """Return the locked files of a store that this process has open."""
+    links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    found = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return " ".join(f for f in found if f.startswith(str(path)) and f.endswith(".lock"))
+
+
+def test_sleeping_child_of_a_killed_parent(tmp_path: Path) -> None:
+    """A parent that is killed is found dead, and its lock is free, though a child that it forked lives on (I3)."""
+    path = tmp_path / "nonces.db"
+    source = (
+        "import os, sys, time\n"
+        "from persistent_nonce.stores.sqlite import SQLiteStore\n"
+        "store = SQLiteStore(sys.argv[1])\n"
+        "print(store.session().name, flush=True)\n"
+        "if os.fork() == 0:\n"
+        "    time.sleep(600)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with Children() as children:
+        parent = children.script(source, path)
+        name = parent.line()
+        parent.wait_for("ready")
+        with SQLiteStore(path) as store:
+            assert store.session().dead([name]) == frozenset()
+            parent.kill()
+            assert store.session().dead([name]) == {name}
+
+
+def test_child_of_an_unused_child(store: SQLiteStore) -> None:
+    """A grandchild draws too, whether its parent used the store or not, as when a daemon forks twice (I1)."""
+    provider = NonceProvider(store, KEY, unit="ns")
+    first = provider.next()
+    unused = Fork(lambda: Fork(provider.next).said()).said()
+    used = Fork(lambda: f"{provider.next()} {Fork(provider.next).said()}").said()
+    drawn = [first, int(unused), *map(int, used.split()), provider.next()]
+    assert drawn == sorted(set(drawn))
+
+
+def test_child_has_a_session_of_its_own(store: SQLiteStore) -> None:
+    """A child that uses the store begins another session, in which its parent's is alive."""
+    name = store.session().name
+
+    def work() -> str:
+        session = store.session()
+        return f"{session.name} {len(session.dead([name]))}"
+
+    child, dead = Fork(work).said().split()
+    assert child != name
+    assert dead == "0"
+    assert store.session().name == name
+
+
+def test_fork_inside_a_change(store: SQLiteStore) -> None:
+    """A fork in the middle of an update, in its own thread, ends in ForkedCallError there; the parent goes on (I1)."""
+    provider = NonceProvider(store, KEY, unit="ns")
+    provider.next()
+    parent = os.getpid()
+    output, write = os.pipe()
+
+    def change(state: KeyState, now: Now) -> Changed:
+        if os.getpid() == parent:
+            os.fork()
+        return Changed(nonces.issue(state, now))
+
+    try:
+        drawn = store.update(provider.key, change).nonce
+        assert os.getpid() == parent
+    except BaseException as error:
+        if os.getpid() == parent:
+            raise
+        again = Fork(provider.next).said()
+        os.write(write, f"{type(error).__name__} {again}".encode())
+        os._exit(0)
+    finally:
+        if os.getpid() != parent:
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(output) as pipe:
+        assert pipe.read().split() == ["ForkedCallError", "ForkedCallError"]
+    os.wait()
+    assert store.read(provider.key).nonce == drawn
+    assert provider.next() > drawn
+
+
+def test_forks_from_a_signal_handler(path: Path) -> None:
+    """Wherever in a draw a signal handler forks, no nonce is handed out on both sides, and the parent goes on (I1)."""
+    source = Path(__file__).parents[1] / "support/forking_handler.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(source), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "violations: 0" in done.stdout
+
+
+def test_fork_that_bypasses_the_hooks(store: SQLiteStore) -> None:
+    """A child made by the C library's fork, of which Python knows nothing, is noticed by its pid."""
+    provider = NonceProvider(store, KEY)
+    provider.next()
+    fork = ctypes.PyDLL(None).fork
+    for use in (provider.next, lambda: provider.last, store.session):
+        assert Fork(use, fork=fork).said() == ForkedCallError.__name__
+    assert provider.next() > 0
+
+
+def test_store_closed_in_a_child(store: SQLiteStore) -> None:
+    """A store that a child closes is closed there, and open in its parent."""
+
+    def work() -> int:
+        store.close()
+        return NonceProvider(store, KEY).next()
+
+    assert Fork(work).said() == StoreUnavailableError.__name__
+    assert NonceProvider(store, KEY).next() > 0
+
+
+def test_fork_while_another_process_holds_the_lock(
+    store: SQLiteStore, path: Path
+) -> None:
+    """A thread that waits for the lock of another process does not delay a fork until it has it."""
+    provider = NonceProvider(store, KEY, unit="ns")
+    provider.next()
+    descriptor = os.open(f"{path}.lock", os.O_RDWR)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(provider.next)
+        child = Fork(lambda: "free")
+        assert child.said() == "free"
+        assert not waiting.done()
+        os.close(descriptor)
+        assert waiting.result(GUARD) > 0
+
+
+def test_timeout_of_a_child(path: Path) -> None:
+    """A child whose first use finds the lock held gives up within its timeout, and draws once it is free."""
+    with SQLiteStore(path, timeout=0.05) as store, Children() as children:
+        provider = NonceProvider(store, KEY)
+        provider.next()
+        holder = children.call(hold_lock, path)
+        holder.wait_for("ready")
+
+        def work() -> str:
+            try:
+                provider.next()
+            except NonceError as error:
+                holder_gone = type(error).__name__
+            holder.tell()
+            deadline = time.monotonic() + GUARD
+            while True:
+                try:
+                    return f"{holder_gone} {provider.next() > 0}"
+                except NonceError:
+                    assert time.monotonic() < deadline
+
+        assert Fork(work).said() == "StoreTimeoutError True"

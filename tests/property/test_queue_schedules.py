@@ -1,0 +1,363 @@
+"""Seeded schedules of processes that are killed, stopped and cancelled; planted faults, each of which must be found.
+
+The rules pass every schedule. A test that nothing could fail would too: so each fault below is planted in turn, and
+some schedule has to show it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Collection
+from typing import Any
+
+import pytest
+
+from persistent_nonce import rules
+from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.state import Changed, KeyState, Outcome, Turn, Waiting
+from tests.support.waiting_room import HOLD, Caller, WaitingRoom
+
+MILLISECOND = SECOND // 1_000
+STEPS = 400
+SCHEDULES = {"deep": 5_000, "ci": 300}.get(os.environ.get("HYPOTHESIS_PROFILE", ""), 80)
+
+OUTCOMES: tuple[Outcome, ...] = ("ok",) * 6 + ("error", "unknown", "not_sent")
+
+
+class Schedule:
+    """One run of several processes, each with at most two calls, all from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.room = WaitingRoom()
+        self.goes_on: dict[str, int] = {}
+        self.ends: dict[str, int] = {}
+        for _ in range(5):
+            self.room.begin_session()
+
+    def run(self) -> None:
+        """Carry the schedule out, then let a newcomer in."""
+        for _ in range(STEPS):
+            self.step()
+        room = self.room
+        room.stopped |= set(room.sessions)
+        room.get_in(room.join(room.begin_session()))
+
+    def step(self) -> None:
+        """Let a little time go by and one process act."""
+        choose, room = self.random, self.room
+        room.advance(choose.choice((1, 5, 20, 50)) * MILLISECOND)
+        if choose.random() < 0.02:
+            room.step_clock(choose.choice((-3_600, -2, 2, 3_600)) * SECOND)
+        for name, when in list(self.goes_on.items()):
+            if when <= room.mono:
+                room.stopped.discard(name)
+                del self.goes_on[name]
+        session = choose.choice(room.sessions)
+        if choose.random() < 0.03:
+            self.strike(session)
+        elif room.active(session):
+            self.act(session)
+
+    def strike(self, session: str) -> None:
+        """Have something happen to a process."""
+        choose, room = self.random, self.room
+        kind = choose.choice(("kill", "stop", "stop", "cancel", "drop", "lockout"))
+        calls = self.calls(session)
+        if kind == "kill":
+            room.kill(session, choose.random())
+            room.begin_session()
+        elif kind == "stop":
+            room.stopped.add(session)
+            length = choose.choice((500, 2_000, 8_000)) * MILLISECOND
+            self.goes_on[session] = room.mono + length
+        elif kind == "lockout":
+            room.lockout(choose.choice((1, 3)) * SECOND)
+        elif calls and room.active(session):
+            call = choose.choice(calls)
+            if kind == "drop":
+                room.drop(call, choose.random())
+            elif call.running is None:
+                room.leave(call)
+
+    def act(self, session: str) -> None:
+        """Let each of a process's calls take a step, and perhaps begin another."""
+        choose, room = self.random, self.room
+        for call in self.calls(session):
+            if call.running is None:
+                room.poll(call)
+            elif self.ends.setdefault(call.id, self.end()) <= room.mono:
+                room.finish(call, choose.choice(OUTCOMES), choose.random())
+        if len(self.calls(session)) < 2 and choose.random() < 0.5:
+            room.join(
+                session,
+                cost=choose.choice((0, 1, 1, 2)),
+                priority=choose.choice((0,) * 9 + (20,)),
+            )
+
+    def end(self) -> int:
+        """Return when a call that begins now ends: mostly soon, sometimes too late."""
+        choose = self.random
+        length = choose.choice((20, 50, 400)) * MILLISECOND
+        return self.room.mono + (HOLD * 2 if choose.random() < 0.03 else length)
+
+    def calls(self, session: str) -> list[Caller]:
+        """Return the calls of a process."""
+        return [c for c in self.room.callers.values() if c.session == session]
+
+
+def fault_found(schedules: int) -> str | None:
+    """Return what the first failing schedule showed."""
+    for seed in range(schedules):
+        try:
+            Schedule(seed).run()
+        except AssertionError as error:
+            return f"schedule {seed}: {error}"
+    return None
+
+
+def test_no_schedule_breaks_the_rules() -> None:
+    """No schedule shows two in flight, a start too soon, an order broken, a wait too long (I5 to I8, I10)."""
+    assert fault_found(SCHEDULES) is None
+
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+FAULTS: dict[str, Plant] = {}
+
+
+def fault(plant: Plant) -> Plant:
+    """Register a fault under the name of its function."""
+    FAULTS[plant.__name__] = plant
+    return plant
+
+
+def replace(patch: pytest.MonkeyPatch, name: str, wrap: Callable[..., Any]) -> None:
+    """Replace the rule `name` by `wrap(original, *arguments)`."""
+    original = getattr(rules, name)
+    patch.setattr(rules, name, lambda *a, **k: wrap(original, *a, **k))
+
+
+@fault
+def a_running_call_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    """I5: start beside another."""
+
+    def wrap(original: Any, state: KeyState, *a: Any, **k: Any) -> Changed:
+        changed: Changed = original(state._replace(running=None), *a, **k)
+        if changed.state.running is None:
+            return Changed(changed.state._replace(running=state.running))
+        return changed
+
+    replace(patch, "admit", wrap)
+
+
+@fault
+def anyone_may_start(patch: pytest.MonkeyPatch) -> None:
+    """I7: whoever looks is the head."""
+
+    def wrap(original: Any, state: KeyState, now: Now, id: str, **k: Any) -> Changed:
+        queue = tuple(
+            c._replace(ticket=-1, priority=99) if c.id == id else c for c in state.queue
+        )
+        changed: Changed = original(
+            state._replace(queue=queue, turn=None), now, id, **k
+        )
+        return changed if changed.state.running else original(state, now, id, **k)
+
+    replace(patch, "admit", wrap)
+
+
+@fault
+def last_come_first_served(patch: pytest.MonkeyPatch) -> None:
+    """I7: the order within a priority is turned round."""
+    patch.setattr(rules, "_order", lambda c: (c.late, -c.priority, -c.ticket))
+
+
+@fault
+def priorities_are_ignored(patch: pytest.MonkeyPatch) -> None:
+    """I7: an urgent call waits like others."""
+    patch.setattr(rules, "_order", lambda c: (c.late, 0, c.ticket))
+
+
+@fault
+def the_interval_is_not_kept(patch: pytest.MonkeyPatch) -> None:
+    """I6: calls follow each other at once."""
+    replace(patch, "ready_at", lambda o, s, n, c: o(s._replace(started=0), n, c))
+
+
+@fault
+def the_counter_is_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+    """I6: more calls than the tier allows."""
+    replace(patch, "ready_at", lambda o, s, n, c: o(s, n, c._replace(cost=0)))
+
+
+@fault
+def the_burst_is_one_too_large(patch: pytest.MonkeyPatch) -> None:
+    """I6: one call more than fits."""
+    replace(
+        patch, "ready_at", lambda o, s, n, c: o(s._replace(burst=s.burst + 1), n, c)
+    )
+
+
+@fault
+def nothing_is_charged_at_the_end(patch: pytest.MonkeyPatch) -> None:
+    """I6: a slow call is counted too early."""
+
+    def wrap(original: Any, state: KeyState, *a: Any, **k: Any) -> Changed:
+        changed: Changed = original(state, *a, **k)
+        return changed._replace(state=changed.state._replace(tat=state.tat))
+
+    replace(patch, "finish", wrap)
+
+
+@fault
+def the_dead_are_not_charged(patch: pytest.MonkeyPatch) -> None:
+    """I6: the last request of a killed process is counted too early."""
+
+    def wrap(original: Any, state: KeyState, *a: Any, **k: Any) -> Changed:
+        changed: Changed = original(state, *a, **k)
+        return changed._replace(state=changed.state._replace(tat=state.tat))
+
+    replace(patch, "prune", wrap)
+
+
+@fault
+def any_finish_ends_the_running_call(patch: pytest.MonkeyPatch) -> None:
+    """I5: an overtaken call ends another's."""
+
+    def wrap(
+        original: Any, state: KeyState, now: Now, call: Any, *a: Any, **k: Any
+    ) -> Any:
+        running = state.running
+        return original(state, now, running or call, *a, **k)
+
+    replace(patch, "finish", wrap)
+
+
+@fault
+def the_dead_stay(patch: pytest.MonkeyPatch) -> None:
+    """I7: those who died keep their place, and what they ran."""
+
+    def wrap(
+        original: Any, state: KeyState, now: Now, dead: Collection[str], *a: Any
+    ) -> Any:
+        return original(state, now, (), *a)
+
+    replace(patch, "prune", wrap)
+
+
+@fault
+def left_overs_stay(patch: pytest.MonkeyPatch) -> None:
+    """I7: what an interrupt left in the queue stays there."""
+    replace(patch, "prune", lambda o, s, n, dead, session, live: o(s, n, dead))
+
+
+@fault
+def nobody_is_overtaken(patch: pytest.MonkeyPatch) -> None:
+    """I8: a call that hangs holds the key for ever."""
+
+    def wrap(original: Any, state: KeyState, now: Now, *a: Any) -> Any:
+        running = state.running
+        if running is None:
+            return original(state, now, *a)
+        until = now.mono + 1
+        changed = original(
+            state._replace(running=running._replace(until=until)), now, *a
+        )
+        if changed.state.running is None:
+            return changed
+        return changed._replace(state=changed.state._replace(running=running))
+
+    replace(patch, "prune", wrap)
+
+
+@fault
+def nobody_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    """I7: a stopped process stops all."""
+    replace(patch, "_pass_over", lambda o, state, now, id: state)
+
+
+@fault
+def only_the_head_is_passed_over(patch: pytest.MonkeyPatch) -> None:
+    """I7: each waiter of a stopped process costs a second of its own."""
+
+    def wrap(original: Any, state: KeyState, now: Now, id: str) -> KeyState:
+        first = rules.head(state)
+        after: KeyState = original(state, now, id)
+        late = {c.id for c in state.queue if c.late} | {first.id if first else ""}
+        queue = tuple(c._replace(late=c.late and c.id in late) for c in after.queue)
+        return rules._settle(after._replace(queue=queue, turn=None), now)
+
+    replace(patch, "_pass_over", wrap)
+
+
+@fault
+def a_turn_is_half_a_second(patch: pytest.MonkeyPatch) -> None:
+    """I7: who is merely slow is passed over."""
+    patch.setattr(rules, "PASS_OVER", SECOND // 2)
+
+
+@fault
+def a_turn_counts_while_another_runs(patch: pytest.MonkeyPatch) -> None:
+    """I7: the second begins before the head could start."""
+
+    def wrap(original: Any, state: KeyState, now: Now) -> KeyState:
+        first = rules.head(state)
+        if first is None or (state.turn is not None and state.turn.id == first.id):
+            return state
+        return state._replace(turn=Turn(first.id, now.mono))
+
+    replace(patch, "_settle", wrap)
+
+
+@fault
+def a_turn_outlives_its_head(patch: pytest.MonkeyPatch) -> None:
+    """I7: the next head inherits the second of the last one."""
+
+    def wrap(original: Any, state: KeyState, now: Now) -> KeyState:
+        after: KeyState = original(state, now)
+        if state.turn is None or after.turn is None:
+            return after
+        return after._replace(turn=state.turn._replace(id=after.turn.id))
+
+    replace(patch, "_settle", wrap)
+
+
+@fault
+def late_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """I7: who was passed over once stays behind all."""
+
+    def wrap(original: Any, state: KeyState, late: Callable[[Waiting], bool]) -> Any:
+        return original(state, lambda call: call.late or late(call))
+
+    replace(patch, "_mark_late", wrap)
+
+
+@fault
+def a_clock_step_is_not_written_down(patch: pytest.MonkeyPatch) -> None:
+    """I8: a clock set back leaves a back-off that does not end."""
+    patch.setattr(rules, "clamp", lambda state, now: state)
+
+
+@fault
+def a_turn_is_looked_at_once(patch: pytest.MonkeyPatch) -> None:
+    """I7: a clock step leaves a turn that begins at the wrong time."""
+
+    def wrap(original: Any, state: KeyState, now: Now) -> KeyState:
+        first = rules.head(state) if state.running is None else None
+        if first is not None and state.turn is not None and state.turn.id == first.id:
+            return state
+        after: KeyState = original(state, now)
+        return after
+
+    replace(patch, "_settle", wrap)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_planted_fault_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rule broken in this way is shown by some schedule."""
+    FAULTS[name](monkeypatch)
+    found = fault_found(300)
+    assert found is not None

@@ -1,0 +1,82 @@
+"""Commands of the command line, run in this process, and what a directory holds before and after."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from persistent_nonce import SQLiteStore
+from persistent_nonce.cli import main
+from persistent_nonce.state import Changed, KeyState, fingerprint
+from persistent_nonce.stores.reader import Reader
+
+__all__ = ["Ran", "Runner", "listing", "run"]
+
+
+class Ran(NamedTuple):
+    """How a command ended, and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        """What it wrote, read as JSON."""
+        return json.loads(self.out)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
+    """Run a command and return what came of it."""
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return Ran(code, out, err)
+
+
+class Runner:
+    """Runs commands on a database."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], database: Path) -> None:
+        self._capsys = capsys
+        self.database = database
+
+    def __call__(self, *arguments: object) -> Ran:
+        """Run a command."""
+        return run(self._capsys, *arguments, "--db", self.database)
+
+    def state(self, key: str = "key") -> KeyState:
+        """Return what is stored of a key."""
+        reader = Reader(self.database)
+        try:
+            return reader.read(fingerprint(key))
+        finally:
+            reader.close()
+
+    def fails(self, *arguments: object) -> str:
+        """Run a command that fails with one line, and return that."""
+        code, out, err = self(*arguments)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(r"error: .* \(.+\)\n", err)
+        return err
+
+    def close_key(self) -> None:
+        """Have the key closed, as after refused nonces."""
+        with SQLiteStore(self.database) as store:
+
+            def change(state: KeyState, now: object) -> Changed:
+                return Changed(state._replace(closed=True, diagnosis="so", refusals=3))
+
+            store.update(fingerprint("key"), change)
+
+
+def listing(directory: Path) -> list[tuple[str, int]]:
+    """Return the names and inodes of everything in a directory."""
+    return sorted(
+        (str(path.relative_to(directory)), path.lstat().st_ino)
+        for path in directory.rglob("*")
+    )
