@@ -171,7 +171,7 @@ def set_tier(
     )
     _apply(
         key,
-        lambda state, _: Changed(change(state)),
+        lambda state, now: Changed(change(state, now)),
         as_json=as_json,
         new=True,
         durable=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -29,8 +30,8 @@ __all__ = ["commands", "main"]
 _FINDING: Final = 1
 _FAILED: Final = 2
 
-#: From so many signs on an argument is not repeated in an error: Kraken's keys have 56, its secrets 88.
-_LIKE_A_KEY: Final = 32
+#: What is not repeated in an error, since it may be a key or a secret (I11): Kraken's have 56 and 88 signs.
+_LIKE_A_KEY: Final = re.compile(r"[^\s'\"]{32,}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NonceError as error:
         return _fail(str(error))
     except click.ClickException as error:
-        return _fail(_usage(error, arguments or sys.argv[1:]))
+        return _fail(_usage(error))
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
@@ -55,13 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _usage(error: click.ClickException, arguments: Sequence[str]) -> str:
+def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "persistent-nonce"
-    message = error.format_message()
-    for argument in arguments:
-        if len(argument) >= _LIKE_A_KEY:  # it may be one, in the wrong place (I11)
-            message = message.replace(argument, "…")
+    message = _LIKE_A_KEY.sub("…", error.format_message())
     return f"{message} (see: {path} --help)"
 
 

@@ -57,7 +57,7 @@ def refuse(state: KeyState, now: Now, call: Running, recovery: Recovery) -> KeyS
     refusals = state.refusals + 1
     state = state._replace(refusals=refusals)
     if refusals >= state.most_attempts:
-        return state._replace(closed=True, diagnosis=_diagnose(state, now))
+        return state._replace(closed=True, diagnosis=_diagnose(state, now, call))
     if state.jumped_at <= call.nonce:
         state = jump(state, now, _distance(recovery, refusals))
     first = refusals == 1
@@ -73,10 +73,11 @@ def _distance(recovery: Recovery, refusals: int) -> int:
     return round(min(distance, _LONGEST_JUMP) * SECOND)
 
 
-def _diagnose(state: KeyState, now: Now) -> str:
+def _diagnose(state: KeyState, now: Now, call: Running) -> str:
+    lead = (call.nonce * state.tick - now.wall) / SECOND
     return (
-        f"{state.refusals} nonces in a row were refused, the last {state.nonce} in "
-        f"{state.unit}, {state.lead(now.wall):.0f} s ahead of the clock. Another program "
+        f"{state.refusals} nonces in a row were refused, the last {call.nonce} in "
+        f"{state.unit}, {lead:.0f} s ahead of the clock. Another program "
         "uses this key, probably in a finer unit: stop it or give it a key of its own, "
         "raise the floor above its nonces, or create a new key"
     )

@@ -19,6 +19,7 @@ from typing import Final
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.nonces import check_open, issue
+from persistent_nonce.records import begun, ended
 from persistent_nonce.recovery import refuse, rest
 from persistent_nonce.state import (
     CallRecord,
@@ -55,12 +56,12 @@ def wake(state: KeyState, now: Now) -> Changed:
     """Enter another boot: start above the ceiling (I4), with nobody waiting and the call counter full."""
     if not state.boot:
         return Changed(state._replace(boot=now.boot))
-    ended = state
+    rested = state
     records: tuple[CallRecord, ...] = ()
     if state.running is not None:
-        ended, records = _end(state, now, state.running, "interrupted", took=None)
+        rested, records = _end(state, now, state.running, "interrupted", took=None)
     return Changed(
-        ended._replace(
+        rested._replace(
             nonce=max(state.nonce, state.ceiling),
             synced=0,
             boot=now.boot,
@@ -135,8 +136,16 @@ def _settle(state: KeyState, now: Now) -> KeyState:
     turn, ready = state.turn, ready_at(state, now, first)
     if turn is not None and turn.id == first.id and max(turn.since, ready) <= now.mono:
         return state
+    if turn is not None and turn.id != first.id and turn.since < now.mono:
+        # Kept, or urgent calls in between could shield an absent head for ever.
+        passed = min(now.mono - turn.since, PASS_OVER)
+        state = _amend(
+            state,
+            lambda call: call._replace(passed=passed) if call.id == turn.id else call,
+        )
     # A turn that has not begun is looked at again: a clock step may have moved the end of a back-off.
-    return state._replace(turn=Turn(first.id, max(now.mono, ready)))
+    since = max(now.mono, ready) - first.passed
+    return state._replace(turn=Turn(first.id, since))
 
 
 def prune(
@@ -222,8 +231,11 @@ def admit(
     call = mine(state, id)
     if call is None:
         return Changed(state)
-    if call.late:
-        state = _mark_late(state, lambda other: other.late and other.id != id)
+    if call.late or call.passed:
+        here = call._replace(late=False, passed=0)
+        state = _amend(state, lambda other: here if other.id == id else other)
+        if state.turn is not None and state.turn.id == id:
+            state = state._replace(turn=None)  # it moves: its second begins anew
     state = _settle(state, now)
     state = _pass_over(state, now, id)
     first = head(state)
@@ -255,13 +267,11 @@ def admit(
     )
     if not durable:
         return Changed(state)
-    return Changed(state, (_record(state.key, running, "in_flight", None, 0),))
+    return Changed(state, (begun(state, running),))
 
 
-def _mark_late(state: KeyState, late: Callable[[Waiting], bool]) -> KeyState:
-    return state._replace(
-        queue=tuple(call._replace(late=late(call)) for call in state.queue)
-    )
+def _amend(state: KeyState, change: Callable[[Waiting], Waiting]) -> KeyState:
+    return state._replace(queue=tuple(change(call) for call in state.queue))
 
 
 def _pass_over(state: KeyState, now: Now, id: str) -> KeyState:
@@ -272,8 +282,13 @@ def _pass_over(state: KeyState, now: Now, id: str) -> KeyState:
     if now.mono < turn.since + PASS_OVER:
         return state
     absent = first.session
-    state = _mark_late(
-        state, lambda call: call.late or (call.session == absent and call.id != id)
+    state = _amend(
+        state,
+        lambda call: (
+            call._replace(late=True, passed=0)
+            if call.session == absent and call.id != id
+            else call
+        ),
     )
     return _settle(state._replace(turn=None), now)
 
@@ -296,7 +311,7 @@ def finish(
     """End `call` with `outcome`; one that runs no more (overtaken, or finished before) only settles its record."""
     took = now.mono - call.since
     if state.running is None or state.running.id != call.id:
-        return _settled(state, call, outcome, took)
+        return ended(state, call, outcome, took)
     if outcome == "invalid_nonce":
         state = refuse(state, now, call, recovery)
     elif outcome == "ok" and state.refusals:
@@ -315,33 +330,5 @@ def _end(
     # also for a call whose process died or that was overtaken: it may have arrived until now.
     if outcome != "not_sent":
         state = state._replace(tat=max(state.tat, _charged(state, now.mono, call.cost)))
-    state, records = _settled(state._replace(running=None), call, outcome, took)
+    state, records = ended(state._replace(running=None), call, outcome, took)
     return Changed(_settle(state, now), records)
-
-
-def _settled(
-    state: KeyState, call: Running, outcome: Outcome, took: int | None
-) -> Changed:
-    serial = 0
-    if outcome not in ("unknown", "interrupted"):
-        serial = state.settled + 1
-        state = state._replace(settled=serial)
-    return Changed(state, (_record(state.key, call, outcome, took, serial),))
-
-
-def _record(
-    key: str, call: Running, outcome: Outcome, took: int | None, serial: int
-) -> CallRecord:
-    return CallRecord(
-        id=call.id,
-        key=key,
-        session=call.session,
-        method=call.method,
-        cost=call.cost,
-        nonce=call.nonce,
-        at=call.at,
-        waited=call.waited,
-        took=took,
-        outcome=outcome,
-        serial=serial,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from persistent_nonce.clock import nanoseconds
+from persistent_nonce.clock import Now, nanoseconds
 from persistent_nonce.errors import ConfigurationError, UnitMismatchError
 from persistent_nonce.state import KeyState, Rate, Wanted
 
@@ -56,6 +56,7 @@ def _contradiction(state: KeyState, name: str) -> ConfigurationError:
 
 def set_tier(
     state: KeyState,
+    now: Now,
     *,
     rate: Rate | None = None,
     min_interval: int | None = None,
@@ -64,8 +65,13 @@ def set_tier(
 ) -> KeyState:
     """Change the stored pacing of a key, for all its processes; what is None stays."""
     if rate is not None:
+        every = nanoseconds(rate.every)
+        level = max(0, state.tat - now.mono) / state.every if state.every else 0
         state = state._replace(
-            every=nanoseconds(rate.every), burst=rate.burst, tier=rate.tier
+            every=every,
+            burst=rate.burst,
+            tier=rate.tier,
+            tat=now.mono + round(level * every),  # what was counted stays counted
         )
     return state._replace(
         min_interval=state.min_interval if min_interval is None else min_interval,

@@ -77,7 +77,7 @@ def fingerprint(key: str) -> str:
         raise ConfigurationError(
             "the API key is empty", "pass the public part of the key, as a string"
         )
-    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def check_unit(unit: str) -> str:
@@ -107,8 +107,9 @@ def check_label(label: str) -> str:
 
 
 def check_method(method: str) -> str:
-    """Return `method`, or raise ConfigurationError unless each part between slashes is a label."""
-    for part in method.split("/") if isinstance(method, str) else [method]:
+    """Return `method`, or raise ConfigurationError unless it is one or more labels with slashes between them."""
+    short = isinstance(method, str) and len(method) <= _LONGEST_LABEL
+    for part in method.split("/") if short else [method]:
         check_label(part)
     return method
 
@@ -156,6 +157,7 @@ class Rate:
                 f"Rate.burst is {self.burst!r:.40}",
                 f"a whole number from 1 to {_LARGEST_BURST}",
             )
+        seconds_argument("Rate.every times Rate.burst", self.every * self.burst)
         if self.tier:
             check_label(self.tier)
 
@@ -217,6 +219,7 @@ class Waiting(NamedTuple):
     since: int  # mono
     ticket: int = 0  # order of arrival, given by `join`
     late: bool = False  # let its turn pass: behind everybody until it moves again
+    passed: int = 0  # ns of its turn that went by before another call came first
 
 
 class Turn(NamedTuple):

@@ -2,6 +2,7 @@
 """Wear the library out for as long as asked, with real processes and kills, and check all that happened.
 
     scripts/soak.py nonces --seconds 60
+    scripts/soak.py krakenex --seconds 60
 
 Exits with 1 if a guarantee was broken. Each soak is a function in SOAKS; what it prints are figures of this machine
 under this load, no promise.
@@ -10,6 +11,7 @@ under this load, no promise.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import platform
 import random
@@ -24,8 +26,13 @@ from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from persistent_nonce import crew
+from persistent_nonce.bots import Job
+from persistent_nonce.facts import in_doubt
 from persistent_nonce.provider import NonceProvider
+from persistent_nonce.state import fingerprint
 from persistent_nonce.stores.sqlite import SQLiteStore
+from persistent_nonce.testing import KrakenSimulator
 from tests.support.checker import Log, read_logs, violations
 
 _KEY: Final = "the key of the soak"
@@ -123,8 +130,54 @@ def nonces(options: argparse.Namespace, directory: Path) -> bool:
     return not found and works and intact and rate >= options.least
 
 
+def krakenex(options: argparse.Namespace, directory: Path) -> bool:
+    """Trade with 4 krakenex bots on 2 keys of the simulated exchange in real time, one killed in mid-call (I3, I5)."""
+    calls = max(10, round(options.seconds))  # of each bot with each key
+    begin = time.monotonic()
+    with (
+        KrakenSimulator(tier="pro") as exchange,
+        SQLiteStore(directory / "nonces.db", clock=exchange.clock) as store,
+    ):
+        keys = [exchange.add_key(), exchange.add_key()]
+        job = Job(url=exchange.url, keys=keys, calls=[calls] * len(keys), scale=1)
+        with crew.Crew(
+            exchange, job, count=4, directory=directory, store=store
+        ) as bots:
+            ended = bots.work(
+                lambda _: None,
+                patience=60 + 10 * calls,
+                kill_after=2 * calls,
+            )
+            replies = bots.replies()
+        lasted = time.monotonic() - begin
+        errors = sum(1 for done in replies if done.reply["error"])
+        good = ended and not errors and len(replies) == 4 * sum(job.calls)
+        for place, (key, _) in enumerate(keys):
+            arrivals = bots.arrivals(place)
+            nonces = [arrival.nonce or 0 for arrival in arrivals]
+            gaps = [b.at - a.at for a, b in itertools.pairwise(arrivals)]
+            refused = sum(1 for arrival in arrivals if arrival.verdict != "accepted")
+            ordered = nonces == sorted(set(nonces))
+            doubtful = sum(
+                1 for c in store.calls(fingerprint(key), 10**6) if in_doubt(c)
+            )
+            good = good and not refused and ordered and doubtful <= 1
+            print(
+                f"key {place + 1}: {len(arrivals):,} calls arrived, {refused} refused, "
+                f"{'in order' if ordered else 'OUT OF ORDER'}, at least {min(gaps) / 1e6:.0f} ms apart, "
+                f"{doubtful} in doubt"
+            )
+    print(
+        f"{len(replies):,} replies in {lasted:.1f} s, {errors} errors, one bot killed"
+    )
+    return good
+
+
 #: Each soak by its name: it is given the options and an empty directory, and returns whether all held.
-SOAKS: Final[dict[str, Callable[[argparse.Namespace, Path], bool]]] = {"nonces": nonces}
+SOAKS: Final[dict[str, Callable[[argparse.Namespace, Path], bool]]] = {
+    "nonces": nonces,
+    "krakenex": krakenex,
+}
 
 
 def _options() -> argparse.Namespace:

@@ -24,7 +24,13 @@ from typing import Final, Self, TypeVar
 
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import NonceError, StoreUnavailableError
-from persistent_nonce.state import CallRecord, Change, KeyState, seconds_argument
+from persistent_nonce.state import (
+    MAX_NONCE,
+    CallRecord,
+    Change,
+    KeyState,
+    seconds_argument,
+)
 from persistent_nonce.stores import forks, place
 from persistent_nonce.stores.failures import explain, inherited
 from persistent_nonce.stores.identity import Files
@@ -147,7 +153,7 @@ class SQLiteStore:
     def now(self) -> Now:
         """Return the time as a change is given it."""
         clock = self.clock
-        return Now(clock.wall(), clock.mono(), self._boot)
+        return Now(min(clock.wall(), MAX_NONCE), clock.mono(), self._boot)
 
     def read(self, key: str) -> KeyState:
         """Return the state of `key` without a lock; a key never written to is new."""

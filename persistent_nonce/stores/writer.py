@@ -6,6 +6,7 @@ two connections write and checkpoint at once.
 
 from __future__ import annotations
 
+import os
 import secrets
 import sqlite3
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from persistent_nonce.clock import Now
 from persistent_nonce.errors import (
     ForkedCallError,
     StoreCorruptError,
+    StoreUnavailableError,
     StoreUnsupportedError,
     StoreVersionError,
 )
@@ -56,6 +58,12 @@ class Writer:
             raise StoreUnsupportedError(
                 f"SQLite {sqlite3.sqlite_version} is too old",
                 "3.37 or newer is needed, 3.51.3 is recommended",
+            )
+        if not os.access(path, os.W_OK):
+            # SQLite would make -wal and -shm as read-only as the database, and they would outlast the mistake.
+            raise StoreUnavailableError(
+                f"the database is read-only: {path}; no nonce was issued",
+                "it needs a writable file, directory and mount",
             )
         self.connection = sqlite3.connect(
             path, timeout=_BUSY, isolation_level=None, check_same_thread=False

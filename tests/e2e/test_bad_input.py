@@ -40,7 +40,8 @@ from tests.support.commands import listing, run
 
 #: Names that are refused as a label, a method or a tier.
 NAMES: Final = (
-    "", " ", "a/", "/a", "a\nb", "a\x00b", "a\x1b[31mb", "a\u202eb", "x" * 65, " a", "\ud800", 7, None
+    "", " ", "a/", "/a", "a\nb", "a\x00b", "a\x1b[31mb", "a\u202eb", "x" * 65, " a", "\ud800",
+    "a/" * 99 + "a", 7, None
 )  # fmt: skip
 
 #: Lengths of time that are refused.
@@ -215,7 +216,7 @@ def test_another_unit_than_the_key_s() -> None:
     assert "set-unit" in refused(UnitMismatchError, NonceProvider(store, "k", unit="us").next)  # fmt: skip
     enter(CallGate(store, "k", rate=Rate(1.0, 5), min_interval=0.1), "M")
     for options in ({"rate": Rate(2.0, 5)}, {"min_interval": 0.2}):
-        gate = CallGate(store, "k", **options)  # type: ignore[arg-type]  # one or the other
+        gate = CallGate(store, "k", **options)
         text = refused(ConfigurationError, partial(enter, gate, "M"))
         assert "set-tier" in text
 
@@ -365,7 +366,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     [
         "nothing", "--nothing", "show --nothing", "show a b", "show nobody", "calls --limit 0", "calls --limit x",
         "watch --interval 0", "watch --interval x", "next", "next nobody", "raise-floor", "raise-floor k",
-        "raise-floor k x", "raise-floor k 1.5", "raise-floor k 9223372036854775807", "raise-floor k 9223372036854775808",
+        "raise-floor k x", "raise-floor k 1.5", f"raise-floor k {2**63 - 1}", f"raise-floor k {2**63}",
         "raise-floor k -1", "raise-floor k -- -1", "raise-floor nobody 7", f"raise-floor k {'9' * 5000}",
         "set-unit k", "set-unit k minutes", "set-unit k s", "set-tier k", "set-tier k gold",
         "set-tier k --min-interval -1", "set-tier k --min-interval nan", "set-tier k --min-interval inf",

@@ -90,8 +90,10 @@ def test_bots_on_two_keys_with_one_killed_in_mid_call(
     exchange: KrakenSimulator, store: SQLiteStore, tmp_path: Path
 ) -> None:
     """4 processes × 2 keys × 100 calls, one process killed in mid-call and replaced: no refusal of any kind (I3)."""
-    keys = [exchange.add_key(), exchange.add_key()]
-    job = Job(url=exchange.url, keys=keys, calls=[CALLS, CALLS], scale=SCALE)
+    tier = "intermediate"  # whose counter holds the bots up
+    keys = [exchange.add_key(tier=tier), exchange.add_key(tier=tier)]
+    calls = [CALLS] * len(keys)
+    job = Job(url=exchange.url, keys=keys, calls=calls, scale=SCALE, tier=tier)
     with Crew(exchange, job, count=PROCESSES, directory=tmp_path, store=store) as crew:
         whole = PROCESSES * CALLS * len(keys)
         assert crew.work(lambda _: None, patience=100, kill_after=whole // 3)

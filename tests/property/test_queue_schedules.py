@@ -327,10 +327,15 @@ def a_turn_outlives_its_head(patch: pytest.MonkeyPatch) -> None:
 def late_for_ever(patch: pytest.MonkeyPatch) -> None:
     """I7: who was passed over once stays behind all."""
 
-    def wrap(original: Any, state: KeyState, late: Callable[[Waiting], bool]) -> Any:
-        return original(state, lambda call: call.late or late(call))
+    def wrap(
+        original: Any, state: KeyState, change: Callable[[Waiting], Waiting]
+    ) -> Any:
+        def kept(call: Waiting) -> Waiting:
+            return change(call)._replace(late=call.late or change(call).late)
 
-    replace(patch, "_mark_late", wrap)
+        return original(state, kept)
+
+    replace(patch, "_amend", wrap)
 
 
 @fault

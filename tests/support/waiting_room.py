@@ -72,7 +72,8 @@ class WaitingRoom:
     offset: int = 0
     back_off: int = 0  # as long as one may last from any clock step on
     turn: str | None = None
-    turn_since: int = 0
+    begun: bool = False  # its turn; a clock set back does not undo that
+    let_pass: dict[str, int] = field(default_factory=dict)  # ns of its turn, by id
     names: int = 0
 
     # --- time
@@ -82,7 +83,11 @@ class WaitingRoom:
         return Now(self.wall, self.mono, BOOT)
 
     def advance(self, length: int) -> None:
-        """Let time go by."""
+        """Let time go by, and note how much of its turn the head lets pass."""
+        begins = self._turn_begins()
+        if self.turn is not None:
+            let_pass = max(0, self.mono + length - max(self.mono, begins))
+            self.let_pass[self.turn] = self.let_pass.get(self.turn, 0) + let_pass
         self.mono += length
         self.wall += length
 
@@ -135,6 +140,7 @@ class WaitingRoom:
         """Make a waiter's transaction."""
         live = {c.id for c in self.callers.values() if c.session == caller.session}
         before = self.state
+        self.let_pass.pop(caller.id, None)
 
         def change(state: KeyState, now: Now) -> Changed:
             state = rules.clamp(state, now)
@@ -263,7 +269,9 @@ class WaitingRoom:
             if id in self.callers and self.mono > self.inside.get(id, self.mono):
                 self._arrive(self.callers[id], 1.0)  # overtaken
         self._check_passed_over(before)
-        self._check_turn(before)
+        self._turn_begins()
+        for call in {c.id for c in before.queue} - {c.id for c in state.queue}:
+            self.let_pass.pop(call, None)
         if state.nonce != before.nonce:
             self.seen = max(self.seen, self.wall // 1_000)
         bound = self.seen + self.offset + _LEAD // 1_000
@@ -295,33 +303,30 @@ class WaitingRoom:
         self.inside[caller.id] = self.mono + HOLD
 
     def _check_passed_over(self, before: KeyState) -> None:
+        """Whoever lets a second of its turn pass goes behind the others, with its session: nobody else does."""
         late = {call.id for call in before.queue if call.late}
-        for call in self.state.queue:
-            if not call.late or call.id in late:
-                continue
+        passed = [c for c in self.state.queue if c.late and c.id not in late]
+        if not passed:
+            return
+        for call in passed:
             if call.id in self.callers:
                 self.callers[call.id].late = True
-            absent = next(c for c in before.queue if c.id == self.turn)
-            assert call.session == absent.session, (
-                "only the head's session is late (I7)"
-            )
-            let_pass = self.mono - self.turn_since
-            assert let_pass >= SECOND, f"passed over after {let_pass / SECOND} s (I7)"
+        assert len({call.session for call in passed}) == 1, "one session is late (I7)"
+        longest = max(self.let_pass.pop(call.id, 0) for call in passed)
+        assert longest >= SECOND, f"passed over after {longest / SECOND} s (I7)"
 
-    def _check_turn(self, before: KeyState) -> None:
-        """Keep books of whose turn it is, and since when it could have started."""
-        state = self.state
-        order = sorted(state.queue, key=lambda c: (c.late, c.priority * -1, c.ticket))
-        first = order[0] if order and state.running is None else None
-        if first is None:
-            self.turn = None
-            return
-        if first.id != self.turn or state.not_before != before.not_before:
-            self.turn, self.turn_since = first.id, self.mono
-        rest = recovery.rest(state, self.now(), first.priority)
-        ready = max(self.last_start + INTERVAL, self.mono + rest if rest else 0)
-        # A turn that has not begun yet begins when its call is ready: a clock step may have moved that.
-        self.turn_since = max(min(self.turn_since, self.mono), ready)
+    def _turn_begins(self) -> int:
+        """Note whose turn it is, and return from when on it could start."""
+        order = sorted(self.state.queue, key=lambda c: (c.late, -c.priority, c.ticket))
+        first = order[0] if order and self.state.running is None else None
+        if first is None or first.id != self.turn:
+            self.turn, self.begun = first.id if first else None, False
+        if first is None or self.begun:
+            return self.mono
+        rest = recovery.rest(self.state, self.now(), first.priority)
+        ready = max(self.last_start + INTERVAL, self.mono + rest)
+        self.begun = ready <= self.mono
+        return ready
 
     def _arrive(self, caller: Caller, share: float) -> None:
         """Charge the exchange's own counter, which drains from one arrival to the next (I6)."""

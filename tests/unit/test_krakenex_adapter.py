@@ -728,10 +728,13 @@ def test_the_whole_reply_is_due_before_the_call_may_be_overtaken(
     assert asked == [whole]
 
 
-def test_a_session_s_own_retries_never_send_a_call_twice() -> None:
+@pytest.mark.parametrize("methods", [None, {"GET", "POST"}], ids=str)
+def test_a_session_s_own_retries_never_send_a_call_twice(
+    methods: set[str] | None,
+) -> None:
     """A watched session keeps its adapter's settings, but a POST is sent again only if it never left."""
     session = requests.Session()
-    retries = Retry(total=4, connect=2, allowed_methods=None, status_forcelist=[502])
+    retries = Retry(4, connect=2, allowed_methods=methods, status_forcelist=[502])
     session.mount("https://", HTTPAdapter(max_retries=retries, pool_maxsize=3))
     limits.watch(session, "https://api.kraken.com")
     adapter: Any = session.get_adapter("https://api.kraken.com/0/private/AddOrder")

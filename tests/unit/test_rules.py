@@ -279,6 +279,26 @@ def test_a_late_waiter_that_moves_is_back_at_its_ticket() -> None:
     assert started(admit(state, at(1.25), "a")).id == "a"
 
 
+def test_an_absent_head_is_not_shielded_by_urgent_calls() -> None:
+    """A head's second goes on where it stood when urgent calls came before it (I7)."""
+    state, time = queued("absent", "live", state=fresh(interval=0)), 0.0
+    for turn in range(3):
+        time += 0.4
+        urgent = f"urgent {turn}"
+        state = rules.join(state, at(time), waiting(urgent, session="u", priority=20))
+        state = finish(admit(state, at(time), urgent), at(time)).state
+    assert started(admit(state, at(time), "live")).id == "live"
+
+
+def test_a_head_that_moves_has_its_second_anew() -> None:
+    """What a live head let pass before an urgent call came first is not held against it later (I7)."""
+    state = queued("head", "next", state=fresh(interval=0))
+    state = rules.join(state, at(0.9), waiting("u", session="u", priority=20))
+    assert [call.passed for call in state.queue] == [9 * SECOND // 10, 0, 0]
+    state = admit(state, at(0.9), "head")
+    assert not any(call.passed for call in state.queue)
+
+
 def test_nobody_is_passed_over_while_it_could_not_start() -> None:
     """The second begins when the head could start: after the running call, the interval, the counter, the back-off."""
     state = admit(queued("a", "b", "c", state=fresh(rate=Rate(5.0, 1))), at(), "a")

@@ -8,7 +8,9 @@ from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import ConfigurationError, UnitMismatchError
 from persistent_nonce.settings import configure, set_tier
 from persistent_nonce.state import KeyState, Rate, Turn, Wanted
-from tests.support.states import KEY
+from tests.support.states import KEY, at, fresh
+
+NOW = at()
 
 STARTER = Rate(3.0, 14, "starter")
 PRO = Rate(1.0, 19, "pro")
@@ -96,8 +98,15 @@ def test_a_label_is_display_only() -> None:
 def test_set_tier() -> None:
     """Each setting is changed alone, what is None stays, and whose turn it is begins anew."""
     state = KeyState(KEY, attempts=3, max_lead=1, turn=Turn("a", 5))
-    assert set_tier(state) == state._replace(turn=None)
-    assert set_tier(state, rate=PRO).rate == PRO
-    assert set_tier(state, rate=PRO).attempts == 3
-    changed = set_tier(state, min_interval=0, attempts=9, max_lead=0)
+    assert set_tier(state, NOW) == state._replace(turn=None)
+    assert set_tier(state, NOW, rate=PRO).rate == PRO
+    assert set_tier(state, NOW, rate=PRO).attempts == 3
+    changed = set_tier(state, NOW, min_interval=0, attempts=9, max_lead=0)
     assert changed == state._replace(min_interval=0, attempts=9, max_lead=0, turn=None)
+
+
+def test_set_tier_keeps_what_was_counted() -> None:
+    """Calls that were counted at one rate count at the next: the exchange has not forgotten them (I6)."""
+    state = fresh(rate=STARTER)._replace(tat=NOW.mono + 9 * SECOND)  # three calls
+    assert set_tier(state, NOW, rate=PRO).tat == NOW.mono + 3 * SECOND
+    assert set_tier(fresh(), NOW, rate=PRO).tat == NOW.mono

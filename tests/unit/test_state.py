@@ -31,6 +31,7 @@ def test_fingerprint() -> None:
     key = "public-part-of-a-key"
     assert fingerprint(key) == hashlib.sha256(key.encode()).hexdigest()[:16]
     assert fingerprint("other") != fingerprint(key)
+    assert fingerprint(f" {key}\n") == fingerprint(key)  # as a file gives it
     assert len(fingerprint("\ud800")) == 16
 
 
