@@ -36,6 +36,7 @@ def open_reader(path: Path | None) -> Reader:
 
 def open_writer(path: Path | None) -> SQLiteStore:
     """Open the database `path`, or the default one, to change it; whether its directory is shared decides its modes."""
+    path = place.chosen_path() if path is None else path
     if path is None:
         return open_store()
     return SQLiteStore(path, shared=is_shared(path))

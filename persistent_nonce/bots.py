@@ -158,7 +158,7 @@ def _clients(job: Job) -> list[Any]:
 
         clients = [krakenex.API(*key) for key in job.keys]  # type: ignore[no-untyped-call]  # it has no annotations
     else:
-        from persistent_nonce.adapters.krakenex import API  # noqa: PLC0415 - likewise
+        from persistent_nonce.adapters.krakenex import API  # noqa: PLC0415 - slow to load, and only bots need it
 
         store = SQLiteStore(job.db, clock=ScaledClock(job.scale))
         clients = [

@@ -112,7 +112,7 @@ def set_unit(key: str, unit: str, *, as_json: bool) -> None:
 
 @click.command("set-tier")
 @click.argument("key")
-@click.argument("tier", type=click.Choice(_TIERS), required=False, metavar="[TIER]")
+@click.argument("tier", type=click.Choice(_TIERS), required=False)
 @click.option(
     "--rate",
     type=(float, int),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -42,17 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = commands.main(
             arguments, prog_name="persistent-nonce", standalone_mode=False
         )
-        sys.stdout.flush()
     except NonceError as error:
         return _fail(str(error))
     except click.ClickException as error:
         return _fail(_usage(error))
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except BrokenPipeError:
-        # Whoever read the output has gone; the interpreter's own last flush must not complain of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FINDING
     return code if isinstance(code, int) else 0
 
 

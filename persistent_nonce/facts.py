@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from persistent_nonce import rules
 from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.records import begun
 from persistent_nonce.recovery import rest
 from persistent_nonce.state import DEFAULT_UNIT, CallRecord, KeyState, Running
 from persistent_nonce.stores.sessions import pid_of
@@ -178,19 +179,7 @@ def _foreseen(
     ended = rules.prune(state, now, dead).records
     if ended:
         return ended[0]
-    return CallRecord(
-        id=call.id,
-        key=state.key,
-        session=call.session,
-        method=call.method,
-        cost=call.cost,
-        nonce=call.nonce,
-        at=call.at,
-        waited=call.waited,
-        took=None,
-        outcome="in_flight",
-        serial=0,
-    )
+    return begun(state, call)
 
 
 def in_doubt(call: CallRecord) -> bool:

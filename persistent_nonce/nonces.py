@@ -49,6 +49,11 @@ def issue(state: KeyState, now: Now, count: int = 1) -> KeyState:
     if state.closed:
         check_open(state)
     reading = now.wall // state.tick
+    if reading >= MAX_NONCE:  # a store that can keep no later time gives this one
+        raise NonceRangeError(
+            f"the clock stands beyond the last nonce of key {state.key}",
+            "set the clock, or use a coarser unit for a new key",
+        )
     last = max(state.nonce + 1, reading) + count - 1
     seen = max(state.seen, reading)
     state = state._replace(unit=state.unit or DEFAULT_UNIT, nonce=last, seen=seen)

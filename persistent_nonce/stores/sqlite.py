@@ -98,10 +98,7 @@ class SQLiteStore:
         self._former: list[FileSession] = []
         self._pending: deque[tuple[str, Change]] = deque()
         self._files = Files(self.path)
-        try:
-            descriptor = place.open_lock(self.path, shared=self._shared)
-        except OSError as error:
-            raise explain(error, self.path) from error
+        descriptor = place.open_lock(self.path, shared=self._shared)
         self._lock = StoreLock(descriptor, f"the lock of {self.path}", self._timeout)
         forks.register(self)
         try:
@@ -305,19 +302,18 @@ class SQLiteStore:
 
     def close(self) -> None:
         """End this process's session and give back everything held; closing twice is fine."""
-        if self._state == "forked":
-            self._state = "closed"  # nothing was opened here
-        if self._state != "open" or self._pid != os.getpid():
-            return
-        try:
-            self._hold(self._close)
-        finally:
-            if self._state == "closed":
-                self._lock.close()
+        with self._birth:  # a finalizer's thread and the exit's hook may meet
+            if self._state == "forked":
+                self._state = "closed"  # nothing was opened here
+            if self._state != "open" or self._pid != os.getpid():
+                return
+            try:
+                self._hold(self._close)
+            finally:
+                if self._state == "closed":
+                    self._lock.close()
 
     def _close(self) -> None:
-        if self._state != "open":
-            return
         self._state = "closed"
         sessions = [s for s in (self._session, *self._former) if s is not None]
         try:

@@ -428,13 +428,19 @@ def test_changes_print_json(ran: Runner) -> None:
         assert data["keys"][0]["key"] == fingerprint("key")
 
 
+@pytest.mark.parametrize("named", ["option", "variable"])
 def test_a_shared_store_stays_shared(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    named: str,
 ) -> None:
     """A command that makes a database in a directory shared by a group makes it for the group."""
     tmp_path.chmod(0o2770)
     path = tmp_path / "nonces.db"
-    assert run(capsys, "raise-floor", fingerprint("new"), 7, "--db", path).code == 0
+    database = ("--db", path) if named == "option" else ()
+    monkeypatch.setenv("PERSISTENT_NONCE_DB", str(path))
+    assert run(capsys, "raise-floor", fingerprint("new"), 7, *database).code == 0
     files = [file for file in tmp_path.iterdir() if file.is_file()]
     assert {file.stat().st_mode & 0o777 for file in files} == {0o660}
 

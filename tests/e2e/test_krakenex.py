@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import requests
 
 from persistent_nonce import CallGate, SQLiteStore
+from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.bots import Bot, Job
 from persistent_nonce.crew import Crew
 from persistent_nonce.errors import KeyClosedError
@@ -23,6 +25,7 @@ from persistent_nonce.testing import (
     DrippingReply,
     KrakenSimulator,
     LostReply,
+    ScaledClock,
 )
 from tests.support.processes import Children
 from tests.support.trading import LIMIT, Aside, client, outcomes, until
@@ -254,19 +257,13 @@ def test_when_attempts_run_out_the_key_is_closed_for_all_processes(
 
 def call_once(path: str, url: str, key: str, secret: str) -> list[Any]:
     """Make one call in a process of its own; return the name of its error, and whether krakenex's users know it."""
-    from requests.exceptions import ConnectTimeout  # noqa: PLC0415 - of the child
-
-    from persistent_nonce.testing import ScaledClock  # noqa: PLC0415 - likewise
-
     with SQLiteStore(path, clock=ScaledClock(100)) as store:
-        from persistent_nonce.adapters.krakenex import API  # noqa: PLC0415 - likewise
-
         api = API(key, secret, store=store)
         api.uri = url
         try:
             api.query_private("Balance")
         except Exception as error:  # noqa: BLE001 - told to the test
-            return [type(error).__name__, isinstance(error, ConnectTimeout)]
+            return [type(error).__name__, isinstance(error, requests.ConnectTimeout)]
     return ["none", False]
 
 

@@ -112,7 +112,7 @@ def test_a_client_goes_on_after_a_reply_that_was_cut(
     """A reply that drips is cut after twice the time limit, so that the exchange sees it; the same client goes on."""
     exchange.inject(DRIP)
     api = client(exchange, account, store, timeout=SHORT)
-    api.query_public("Time")  # type: ignore[no-untyped-call]  # krakenex's
+    api.query_public("Time")  # type: ignore[no-untyped-call]  # krakenex has no annotations
     with pytest.raises(ReadTimeout):
         api.query_private("AddOrder", LIMIT)
     assert api.query_private("Balance", timeout=GUARD)["error"] == []

@@ -57,10 +57,11 @@ def test_it_runs_as_a_program(database: Path, command: tuple[str, ...]) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_reader_that_went_away(database: Path) -> None:
+@pytest.mark.parametrize("command", [("show",), ("show", "--json"), ("next", "取引")])
+def test_a_reader_that_went_away(database: Path, command: tuple[str, ...]) -> None:
     """Output into a closed pipe ends the command without a traceback."""
     with subprocess.Popen(
-        [*MODULE, "show", "--db", str(database)],
+        [*MODULE, *command, "--db", str(database)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

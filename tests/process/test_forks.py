@@ -23,6 +23,7 @@ from persistent_nonce.clock import Now
 from persistent_nonce.errors import ForkedCallError, NonceError, StoreUnavailableError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Changed, KeyState
+from persistent_nonce.stores import forks
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.processes import GUARD, Children, descriptors
 from tests.support.workers import KEY, hold_lock, next_by
@@ -160,8 +161,7 @@ def test_sleeping_child_of_a_killed_parent(tmp_path: Path) -> None:
         "store = SQLiteStore(sys.argv[1])\n"
         "print(store.session().name, flush=True)\n"
         "if os.fork() == 0:\n"
-        "    time.sleep(600)\n"
-        "print('ready', flush=True)\n"
+        "    print('ready', flush=True)\n"
         "time.sleep(600)\n"
     )
     with Children() as children:
@@ -199,33 +199,35 @@ def test_child_has_a_session_of_its_own(store: SQLiteStore) -> None:
 
 
 def test_fork_inside_a_change(store: SQLiteStore) -> None:
-    """A fork in the middle of an update, in its own thread, ends in ForkedCallError there; the parent goes on (I1)."""
+    """A fork in the middle of an update, in its own thread, is an error in the child, which writes nothing (I1)."""
     provider = NonceProvider(store, KEY, unit="ns")
-    provider.next()
+    before = provider.next()
     parent = os.getpid()
     output, write = os.pipe()
+    seen: list[int] = []
 
     def change(state: KeyState, now: Now) -> Changed:
-        if os.getpid() == parent:
-            os.fork()
+        if not seen:
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+                seen.append(store.read(provider.key).nonce)
         return Changed(nonces.issue(state, now))
 
     try:
         drawn = store.update(provider.key, change).nonce
-        assert os.getpid() == parent
-    except BaseException as error:
+    except ForkedCallError:
         if os.getpid() == parent:
             raise
-        again = Fork(provider.next).said()
-        os.write(write, f"{type(error).__name__} {again}".encode())
-        os._exit(0)
+        again = Fork(provider.next).said()  # and stays one, in its children too
+        os.write(write, f"told {again}".encode())
     finally:
         if os.getpid() != parent:
-            os._exit(1)
+            os._exit(0)
     os.close(write)
     with os.fdopen(output) as pipe:
-        assert pipe.read().split() == ["ForkedCallError", "ForkedCallError"]
-    os.wait()
+        assert pipe.read().split() == ["told", "ForkedCallError"]
+    assert seen == [before]
     assert store.read(provider.key).nonce == drawn
     assert provider.next() > drawn
 
@@ -252,6 +254,69 @@ def test_fork_that_bypasses_the_hooks(store: SQLiteStore) -> None:
     for use in (provider.next, lambda: provider.last, store.session):
         assert Fork(use, fork=fork).said() == ForkedCallError.__name__
     assert provider.next() > 0
+
+
+def test_child_outlives_its_parents_store(path: Path) -> None:
+    """A child that has used the store goes on, and loses nothing, when its parent closes it (I1)."""
+    store = SQLiteStore(path)
+    provider = NonceProvider(store, KEY, unit="ns")
+    provider.next()
+    go, tell = os.pipe()
+    up, ready = os.pipe()
+
+    def work() -> str:
+        drawn = [provider.next()]
+        os.write(ready, b"x")
+        os.read(go, 1)
+        drawn += [provider.next() for _ in range(3)]
+        return " ".join(map(str, drawn))
+
+    child = Fork(work)
+    os.read(up, 1)
+    store.close()
+    os.write(tell, b"x")
+    drawn = [int(nonce) for nonce in child.said().split()]
+    for descriptor in (go, tell, up, ready):
+        os.close(descriptor)
+    with SQLiteStore(path) as store:
+        assert NonceProvider(store, KEY).next() > max(drawn)
+
+
+class Recorder:
+    """What takes part in forks, and remembers how."""
+
+    def __init__(self) -> None:
+        self.steps: list[str] = []
+
+    def before_fork(self) -> None:
+        """Remember it."""
+        self.steps.append("before")
+
+    def after_fork_in_parent(self) -> None:
+        """Remember it."""
+        self.steps.append("after")
+
+    def after_fork_in_child(self) -> None:
+        """Remember it."""
+        self.steps.append("child")
+
+
+def _turn() -> None:
+    forks._before()
+    forks._in_parent()
+
+
+def test_forks_take_turns() -> None:
+    """A second thread's fork does not begin before the first one's has ended, on either side."""
+    recorder = Recorder()
+    forks.register(recorder)
+    second = threading.Thread(target=_turn)
+    forks._before()
+    second.start()
+    second.join(0.05)  # were it not to wait, it would have begun by now
+    forks._in_parent()
+    second.join(GUARD)
+    assert recorder.steps == ["before", "after"] * 2
 
 
 def test_store_closed_in_a_child(store: SQLiteStore) -> None:

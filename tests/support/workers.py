@@ -11,6 +11,7 @@ from persistent_nonce.clock import SECOND, SystemClock
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.checker import Log
+from tests.support.clocks import StillClock
 
 __all__ = ["KEY", "Shifted", "draw", "draw_on", "hold_lock", "live", "next_by"]
 
@@ -40,8 +41,8 @@ def say(word: str) -> None:
 
 
 def draw(path: str, log: str, count: int) -> None:
-    """Take `count` nonces, logging each, once told to begin."""
-    with SQLiteStore(path, timeout=60) as store:
+    """Take `count` nonces by a clock that stands still, logging each, once told to begin."""
+    with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
         provider = NonceProvider(store, KEY, unit="ns")
         writer = Log(Path(log))
         say("ready")

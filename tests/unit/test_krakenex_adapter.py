@@ -191,7 +191,7 @@ def test_each_key_of_one_client_has_a_row_of_its_own(
     file = tmp_path / "other.key"
     file.write_text(f"{OTHER}\n{SECRET}\n")
     client.query_private("Balance")
-    client.load_key(str(file))  # type: ignore[no-untyped-call]  # krakenex's
+    client.load_key(str(file))  # type: ignore[no-untyped-call]  # krakenex has no annotations
     client.query_private("TradeBalance")
     client.key = KEY
     client.query_private("OpenOrders")
@@ -262,7 +262,7 @@ def test_without_krakenex_the_import_says_what_to_install(
 def test_public_calls_never_touch_the_store(wire: Wire) -> None:
     """A public call is krakenex's own, with a store that fails on any use."""
     client = connect(API(KEY, SECRET, store=Forbidden()), wire)
-    assert client.query_public("Time")["result"] == {"unixtime": 1}  # type: ignore[no-untyped-call]  # krakenex's
+    assert client.query_public("Time")["result"] == {"unixtime": 1}  # type: ignore[no-untyped-call]  # krakenex has no annotations
     assert len(wire.gets) == 1
 
 
@@ -302,7 +302,7 @@ def test_an_overridden_query_still_works(store: Spied, wire: Wire) -> None:
 def test_the_reply_is_read_and_kept_as_krakenex_does(client: API, wire: Wire) -> None:
     """`json_options` and `response` work as in krakenex."""
     wire.answers = ['{"error": [], "result": 0.1}']
-    client.json_options(parse_float=Decimal)  # type: ignore[no-untyped-call]  # krakenex's
+    client.json_options(parse_float=Decimal)  # type: ignore[no-untyped-call]  # krakenex has no annotations
     assert client.query_private("Balance")["result"] == Decimal("0.1")
     assert client.response is not None
     assert client.response.status_code == 200

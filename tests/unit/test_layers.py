@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).parents[2]
 LAYERS: Final = (
     ("errors", "clock", "steps"),
     ("state",),
-    ("rules", "nonces", "recovery", "settings", "kraken", "stores.base"),
+    ("rules", "records", "nonces", "recovery", "settings", "kraken", "stores.base"),
     ("stores",),
     ("provider", "gate", "calls", "passage", "messages"),
     ("adapters", "testing"),

@@ -10,7 +10,6 @@ from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import (
     ConfigurationError,
     KeyClosedError,
-    NonceError,
     NonceRangeError,
     UnitMismatchError,
 )
@@ -222,10 +221,13 @@ def test_clock_far_away(tmp_path: Path, year: str, unit: str) -> None:
     with SQLiteStore(tmp_path / "nonces.db", clock=clock) as store:
         provider = NonceProvider(store, "key", unit=unit)
         if year == "2300" and unit == "ns":
-            with pytest.raises(NonceRangeError):
-                provider.next()
-            with pytest.raises(NonceError, match="does not fit"):
-                provider.raise_floor(5)
+            for _ in range(2):
+                with pytest.raises(NonceRangeError):
+                    provider.next()
+            clock.now = (
+                StillClock().now
+            )  # a clock that was wrong for a while costs the key nothing
+            assert provider.next() == clock.now
             return
         first = provider.next()
         assert first > 0

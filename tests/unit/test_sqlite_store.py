@@ -602,6 +602,33 @@ def test_closing_gives_all_back_when_the_database_fails(path: Path) -> None:
     assert settled() == before
 
 
+def test_closing_from_several_threads_at_once(tmp_path: Path) -> None:
+    """A store that its finalizer, the end of the process and its user close in one moment is closed once."""
+    for number in range(20):
+        store = SQLiteStore(tmp_path / f"{number}.db")
+        store.session()
+        errors: list[BaseException] = []
+        together = threading.Barrier(3)
+
+        def close(
+            store: SQLiteStore = store,
+            errors: list[BaseException] = errors,
+            together: threading.Barrier = together,
+        ) -> None:
+            together.wait(GUARD)
+            try:
+                store.close()
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                errors.append(error)
+
+        threads = [threading.Thread(target=close) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(GUARD)
+        assert errors == []
+
+
 def test_closing_beside_threads_that_draw(path: Path) -> None:
     """Threads that draw while the store is closed get nonces or an error of ours, never another file's lock."""
     store = SQLiteStore(path)

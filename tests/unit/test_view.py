@@ -175,6 +175,12 @@ def test_the_counter_drains() -> None:
     assert line(text(state, after=99.0), "counter") == expected.format("0.0")
 
 
+def test_a_counter_is_never_more_than_full() -> None:
+    """A counter that was made smaller shows as full, which is how the next call will take it."""
+    state = fresh("ms", rate=Rate(2.0, 14))._replace(tat=at(1000.0).mono)
+    assert line(text(state), "counter").startswith("14.0 of 14 ")
+
+
 def test_a_counter_that_does_not_count() -> None:
     """The tier `none` is shown as no counter."""
     state = fresh("ms", rate=Rate(0.0, 1_000_000, "none"))
@@ -190,6 +196,13 @@ def test_the_back_off() -> None:
     assert line(shown, "back-off") == "20.0 s left: refused nonce 5"
     assert line(shown, "refusals") == "1 of 3 in a row"
     assert line(text(state, after=31.0), "back-off") == "none"
+
+
+def test_a_back_off_after_a_step_of_the_clock() -> None:
+    """A clock set back shows no longer back-off than was set (I8)."""
+    later = WALL + 3600 * SECOND
+    state = used(set_at=later, not_before=later + 30 * SECOND, reason="so")
+    assert line(text(state), "back-off") == "30.0 s left: so"
 
 
 def test_a_closed_key() -> None:
