@@ -9,14 +9,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from persistent_nonce.errors import ConfigurationError, StoreCorruptError, StoreError
+from persistent_nonce.errors import ConfigurationError, StoreCorruptError
 from persistent_nonce.state import fingerprint
 from persistent_nonce.stores import open_store, place
-from persistent_nonce.stores.permissions import check_group, check_name
+from persistent_nonce.stores.permissions import check_name, is_shared
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.sqlite import SQLiteStore
 
-__all__ = ["find_key", "is_shared", "open_reader", "open_writer"]
+__all__ = ["find_key", "open_reader", "open_writer"]
 
 _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 
@@ -36,19 +36,9 @@ def open_reader(path: Path | None) -> Reader:
 
 def open_writer(path: Path | None) -> SQLiteStore:
     """Open the database `path`, or the default one, to change it; whether its directory is shared decides its modes."""
-    path = place.chosen_path() if path is None else path
     if path is None:
         return open_store()
     return SQLiteStore(path, shared=is_shared(path))
-
-
-def is_shared(path: Path) -> bool:
-    """Tell whether the directory of the database `path` is one that a group shares."""
-    try:
-        check_group(path.parent, os.stat(path.parent))
-    except (OSError, StoreError):
-        return False
-    return True
 
 
 def find_key(path: Path | None, given: str, *, new: bool = False) -> str:

@@ -16,9 +16,15 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.stores import permissions
 
-__all__ = ["RETRIED", "explain", "inherited", "primary"]
+__all__ = ["RECOVER", "RETRIED", "explain", "inherited", "primary"]
 
 _NONE: Final = "no nonce was issued"
+
+#: What can be done about damage: what is left is not to be trusted, and the exchange knows the last nonce.
+RECOVER: Final = (
+    "to recover, stop all programs of the store, move its files away, and raise-floor "
+    "each key above the last nonce it may have used"
+)
 
 #: Primary result codes (sqlite.org/rescode.html) and what they come to.
 _MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
@@ -50,12 +56,12 @@ _MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     sqlite3.SQLITE_CORRUPT: (
         StoreCorruptError,
         "the database is damaged",
-        "run: persistent-nonce recover",
+        RECOVER,
     ),
     sqlite3.SQLITE_NOTADB: (
         StoreCorruptError,
         "the file is not a database, or a damaged one",
-        "name another file, or run: persistent-nonce recover",
+        f"name another file; {RECOVER}",
     ),
     sqlite3.SQLITE_BUSY: (
         StoreTimeoutError,

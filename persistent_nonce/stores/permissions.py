@@ -31,6 +31,7 @@ __all__ = [
     "check_group",
     "check_name",
     "explain",
+    "is_shared",
     "shown",
 ]
 
@@ -142,6 +143,15 @@ def check_group(path: Path, found: os.stat_result) -> None:
             f"{shown(path)} has mode {_mode(found)}, with which no group can share it",
             "give it the group of all who use the store, and mode 2770",
         )
+
+
+def is_shared(path: Path) -> bool:
+    """Tell whether the directory of the database `path` is one that a group shares."""
+    try:
+        check_group(path.parent, os.stat(path.parent))
+    except (OSError, StoreError):
+        return False
+    return True
 
 
 def check_file(path: Path, found: os.stat_result, *, shared: bool) -> None:

@@ -6,11 +6,14 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from itertools import compress
+from operator import ne
 from typing import Any, Final, TypeAlias, cast
 from zlib import crc32
 
 from persistent_nonce.errors import StoreCorruptError, StoreVersionError
 from persistent_nonce.state import CallRecord, KeyState, Running, Turn, Waiting
+from persistent_nonce.stores.failures import RECOVER
 
 __all__ = [
     "KEPT_CALLS",
@@ -56,14 +59,14 @@ _OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
 #: The columns of a key's row: the state's fields, how often it was written, and its check.
 _COLUMNS: Final = (*_FIELDS, "revision", "check")
 _NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
-_RANGE: Final = range(1, len(_COLUMNS))
+_PLACES: Final = tuple(range(len(_COLUMNS)))
 
 # All names in the queries below are constants of ours.
-select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - above
+select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - our own names
 select_seal: Final = 'SELECT "revision", "check" FROM keys WHERE "key" = ?'
 select_keys: Final = 'SELECT "key" FROM keys ORDER BY "key"'
 _INSERT: Final = (
-    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - above
+    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
 )
 
 _CALL_NAMES: Final = ", ".join(f'"{name}"' for name in CallRecord._fields)
@@ -108,7 +111,7 @@ def decode(row: tuple[Any, ...]) -> KeyState:
     if row[-1] != _check(row[:-1]):
         raise StoreCorruptError(
             f"the stored state of key {row[0]!r:.40} is damaged; no nonce was issued",
-            "run: persistent-nonce recover",
+            RECOVER,
         )
     exempt, closed, turn, queue, running = row[_EXEMPT:-2]
     values = (
@@ -143,7 +146,7 @@ def insert_row(execute: Execute, row: tuple[Any, ...]) -> None:
 
 def update_row(execute: Execute, old: tuple[Any, ...], row: tuple[Any, ...]) -> None:
     """Store what is new in the row of a key; a third of the cost of writing all of it."""
-    changed = tuple([i for i in _RANGE if old[i] != row[i]])
+    changed = tuple(compress(_PLACES, map(ne, old, row)))
     execute(_update(changed), (*[row[i] for i in changed], row[0]))
 
 

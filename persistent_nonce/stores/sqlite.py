@@ -35,8 +35,9 @@ from persistent_nonce.stores import forks, place
 from persistent_nonce.stores.failures import explain, inherited
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.lock import StoreLock
+from persistent_nonce.stores.presence import Presence
 from persistent_nonce.stores.reader import Reader
-from persistent_nonce.stores.sessions import FileSession, sweep
+from persistent_nonce.stores.sessions import FileSession
 from persistent_nonce.stores.writer import Writer
 
 __all__ = ["SQLiteStore"]
@@ -94,8 +95,7 @@ class SQLiteStore:
     def _begin(self) -> None:
         """Open everything anew; what was inherited over fork is closed under the lock."""
         self._pid = os.getpid()
-        self._session: FileSession | None = None
-        self._former: list[FileSession] = []
+        self._presence = Presence(self.path, shared=self._shared)
         self._pending: deque[tuple[str, Change]] = deque()
         self._files = Files(self.path)
         descriptor = place.open_lock(self.path, shared=self._shared)
@@ -119,7 +119,7 @@ class SQLiteStore:
         try:
             boot = self.clock.boot()
             if boot is None:
-                alone = not self._sweep()
+                alone = not self._presence.sweep(self._writer.names_session)
                 boot = self._writer.adopt_boot(alone=alone)
                 self._begin_session()
         except BaseException:
@@ -231,33 +231,13 @@ class SQLiteStore:
             if lock.forked:  # a signal handler did: the result is the parent's
                 raise inherited(self.path)
 
-    # --- sessions
-
     def session(self) -> FileSession:
         """Return this process's session, begun at the first call, and anew if its file was removed."""
         self._ready()
-        session = self._session
-        if session is not None and session.intact():
-            return session
-        return self._hold(self._begin_session)
+        return self._presence.current() or self._hold(self._begin_session)
 
     def _begin_session(self) -> FileSession:
-        former = self._session
-        if former is not None:
-            if former.intact():
-                return former  # another thread was first
-            _LOG.warning("the file of session %s was removed", former.name)
-            self._former.append(former)  # its calls go on
-        place.make_directory(self._sessions(), shared=self._shared)
-        self._sweep()
-        self._session = FileSession(self._sessions(), shared=self._shared)
-        return self._session
-
-    def _sweep(self) -> bool:
-        return sweep(self._sessions(), self._writer.names_session)
-
-    def _sessions(self) -> Path:
-        return self.path.with_name(self.path.name + ".sessions")
+        return self._presence.begin(self._writer.names_session)
 
     # --- fork and end
 
@@ -295,10 +275,7 @@ class SQLiteStore:
             self._writer.forget()
             self._inherited += [self._writer, self._reader.forget()]
         self._pending.clear()
-        for session in (self._session, *self._former):
-            if session is not None:
-                session.abandon()
-        self._session = None
+        self._presence.abandon()
 
     def close(self) -> None:
         """End this process's session and give back everything held; closing twice is fine."""
@@ -315,14 +292,11 @@ class SQLiteStore:
 
     def _close(self) -> None:
         self._state = "closed"
-        sessions = [s for s in (self._session, *self._former) if s is not None]
         try:
             self._drain()
-            for session in sessions:
-                session.close(named=self._writer.names_session(session.name))
+            self._presence.end(self._writer.names_session)
         finally:
-            for session in sessions:
-                session.abandon()
+            self._presence.abandon()
             self._reader.close()
             self._writer.close()
 

@@ -45,7 +45,7 @@ def test_kills_at_random(tmp_path: Path, durable: bool) -> None:
         workers = [another() for _ in range(4)]
         for _ in range(12):
             before = begun(book)
-            until(lambda count=before: begun(book) > count + 5, "calls to go on")  # type: ignore[misc]
+            until(lambda count=before: begun(book) > count + 5, "calls to go on")  # type: ignore[misc]  # a default binds the loop
             time.sleep(moment.uniform(0, 0.02))  # any moment of a call
             victim = workers.pop(moment.randrange(4))
             victim.kill()
@@ -82,7 +82,7 @@ def test_all_killed_at_once(tmp_path: Path) -> None:
                 children.call(work, path, book.path, 1_000, 0.005, {}) for _ in range(3)
             ]
             before = begun(book)
-            until(lambda count=before: begun(book) > count + 1, "calls to begin")  # type: ignore[misc]
+            until(lambda count=before: begun(book) > count + 1, "calls to begin")  # type: ignore[misc]  # a default binds the loop
             for worker in workers:
                 worker.kill()
         assert all(process_state(worker.pid) == "gone" for worker in workers)

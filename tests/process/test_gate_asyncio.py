@@ -270,7 +270,7 @@ def test_an_async_generator_that_is_not_used_up(
     async def main() -> None:
         generator = pages()
         assert await anext(generator) == 1
-        await generator.aclose()  # type: ignore[attr-defined]
+        await generator.aclose()  # type: ignore[attr-defined]  # a generator has it
         assert nothing_left(store, gate)
 
     asyncio.run(main())

@@ -63,7 +63,7 @@ class Storm:
 
     def _look(self) -> None:
         store = self._store
-        if store._lock.inside or store._lock._mutex._is_owned():  # type: ignore[attr-defined]
+        if store._lock.inside or store._lock._mutex._is_owned():  # type: ignore[attr-defined]  # not in its stub
             self.wrong.append("the mutex")
         if store._writer.connection.in_transaction:
             self.wrong.append("a transaction")

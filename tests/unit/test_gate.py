@@ -74,7 +74,7 @@ class Process:
     _pids = itertools.count(4_194_305)  # above the greatest that Linux gives
 
     def __init__(self, store: Spied, **settings: Any) -> None:
-        self.store = Spied(store.clock)  # type: ignore[arg-type]
+        self.store = Spied(store.clock)  # type: ignore[arg-type]  # a stand-in for it
         mine = self.store.__dict__
         mine.update(store.__dict__, updates=0, reads=0, failures=[], before_update=[])
         mine["_session"] = None
@@ -291,7 +291,7 @@ def test_an_inherited_call(
     call = gate.call("Balance").__enter__()
     before, mine = state_of(store), os.getpid()
     with monkeypatch.context() as forked:
-        forked.setattr(calls.os, "getpid", lambda: -1)  # type: ignore[attr-defined]
+        forked.setattr(calls.os, "getpid", lambda: -1)  # type: ignore[attr-defined]  # a module is not a class
         for use in (lambda: call.nonce, lambda: call.__exit__(None, None, None)):
             with pytest.raises(ForkedCallError, match=f"process {mine}"):
                 use()
@@ -640,7 +640,7 @@ def test_nobody_stands_in_the_way_for_ever(store: Spied, clock: Hands) -> None:
     change(store, lambda s, now: recovery.lockout(s, now, 10 * SECOND, "busy"))
     waiting = Process(store).wants(timeout=20)
     wall = clock.wall
-    clock.wall = lambda: wall() - 3_600 * SECOND  # type: ignore[method-assign]
+    clock.wall = lambda: wall() - 3_600 * SECOND  # type: ignore[method-assign]  # a clock set back
     with gate.call("Balance", priority=1) as call:
         assert call.waited <= 10.0 + 1e-6
     assert waiting.look()

@@ -149,7 +149,7 @@ def test_schema_refuses_what_cannot_be(
     """The table itself refuses values that no state has, whoever writes them."""
     rows.insert_row(connection.execute, rows.encode(MARKED, 1))
     with pytest.raises(sqlite3.IntegrityError):
-        connection.execute(f'UPDATE keys SET "{column}" = ?', (value,))  # noqa: S608 - above
+        connection.execute(f'UPDATE keys SET "{column}" = ?', (value,))  # noqa: S608 - names of ours
 
 
 def test_largest_nonce_stays_a_number(connection: sqlite3.Connection) -> None:

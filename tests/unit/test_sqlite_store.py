@@ -432,7 +432,7 @@ def test_flipped_bit_of_the_stored_nonce(path: Path, bit: int) -> None:
         provider = NonceProvider(store, KEY, unit="ns")
         provider.next()
     mask = 1 << bit
-    _execute(path, f"UPDATE keys SET nonce = (nonce | {mask}) - (nonce & {mask})")  # noqa: S608 - a number
+    _execute(path, f"UPDATE keys SET nonce = (nonce | {mask}) - (nonce & {mask})")  # noqa: S608 - a number only
     with SQLiteStore(path) as store:
         provider = NonceProvider(store, KEY)
         for use in (provider.next, lambda: provider.last):
