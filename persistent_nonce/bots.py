@@ -184,14 +184,16 @@ def _trade(job: Job, place: int, client: Any) -> None:
 
 
 def _tell(what: object) -> None:
-    os.write(
-        1, json.dumps(what).encode() + b"\n"
-    )  # in one piece, whatever others write
+    line = json.dumps(what).encode() + b"\n"
+    os.write(1, line)  # in one piece, whatever others write
 
 
 def main() -> None:
     """Read the job, say that all is ready, wait for the word, trade."""
-    job = Job(**json.loads(sys.stdin.readline()))
+    line = sys.stdin.readline()
+    if not line:
+        return  # whoever started it is gone
+    job = Job(**json.loads(line))
     clients = _clients(job)
     _tell("ready")
     if sys.stdin.readline() != "begin\n":

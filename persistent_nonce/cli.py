@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from persistent_nonce import facts
-from persistent_nonce.access import find_key, open_reader
-from persistent_nonce.changing import COMMANDS
-from persistent_nonce.doctor import examine
+from persistent_nonce.commands import facts
+from persistent_nonce.commands.access import find_key, open_reader
+from persistent_nonce.commands.changing import COMMANDS
+from persistent_nonce.commands.doctor import examine
+from persistent_nonce.commands.options import as_json, chosen, database, emit
 from persistent_nonce.errors import NonceError
-from persistent_nonce.options import as_json, chosen, database, emit
 
 if TYPE_CHECKING:
     from persistent_nonce.state import CallRecord, KeyState
@@ -95,7 +95,7 @@ def show(key: str | None, *, as_json: bool) -> None:
     it lies ahead of the clock, the call in flight, the queue, the call counter, the back-off with its reason, and
     what was concluded from refused nonces.
     """
-    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     with closing(open_reader(chosen())) as reader:
         seen = _states(reader, key), reader.now(), reader.path
@@ -128,7 +128,7 @@ def calls(key: str | None, *, in_doubt: bool, limit: int, as_json: bool) -> None
     it was interrupted when its process died) may have been executed: look it up at the exchange before it is sent
     again. Such calls are kept for ever, of the others the newest 1000 of each key.
     """
-    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     with closing(open_reader(chosen())) as reader:
         states = _states(reader, key)
@@ -143,7 +143,7 @@ def calls(key: str | None, *, in_doubt: bool, limit: int, as_json: bool) -> None
 def _calls(
     reader: Reader, states: list[KeyState], limit: int, *, in_doubt: bool = False
 ) -> list[CallRecord]:
-    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     key = states[0].key if len(states) == 1 else None
     records = reader.calls(key, -1 if in_doubt else limit)  # -1: all that there are
@@ -176,7 +176,7 @@ def watch(key: str | None, *, interval: float, limit: int, as_json: bool) -> Non
 
     The last calls are listed below. With --json, each look is a line.
     """
-    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     def look() -> view.Look:
         # A new reader each time: the database may have been replaced.
@@ -200,7 +200,7 @@ def doctor(*, as_json: bool) -> int:
     it is tried, without waiting, and given back at once: a program that wants it in that moment has it less than a
     millisecond later.
     """
-    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     found = examine(chosen())
     emit(

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from persistent_nonce import crew
 from persistent_nonce.bots import Job
-from persistent_nonce.facts import in_doubt
+from persistent_nonce.commands.facts import in_doubt
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import fingerprint
 from persistent_nonce.stores.sqlite import SQLiteStore

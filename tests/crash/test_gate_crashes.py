@@ -33,7 +33,7 @@ def named(state: KeyState) -> set[int]:
 
 @pytest.mark.parametrize("durable", [False, True])
 def test_kills_at_random(tmp_path: Path, durable: bool) -> None:
-    """Whoever is killed, wherever it stands: the others go on, and each call that it had begun is on record (A2, A31)."""
+    """Whoever is killed, wherever it stands: the others go on, and each call it had begun is on record (A31)."""
     path, book = tmp_path / "nonces.db", Book(tmp_path / "book")
     moment, killed = random.Random(7), set[int]()
     settings: Any = {"min_interval": 0.0, "unit": "ns", "durable": durable}

@@ -29,6 +29,11 @@ needs_proc = pytest.mark.skipif(
 BOT: Final = [sys.executable, "-m", "persistent_nonce.bots"]
 
 
+def _heed_ctrl_c() -> None:
+    """Let Ctrl-C end the demo, though a shell that runs the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def running(directory: Path) -> Iterator[subprocess.Popen[str]]:
     """Run the demo with its temporary files in `directory`, and end it and its bots whatever happens."""
@@ -39,6 +44,7 @@ def running(directory: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # as a terminal has it: Ctrl-C goes to all in it
+        preexec_fn=_heed_ctrl_c,
     )
     try:
         yield demo

@@ -185,7 +185,7 @@ def work(path: str, book: str, calls: int, seconds: float, settings: Any) -> Non
         for _ in range(calls):
             wanted = time.monotonic_ns()
             with (
-                gate.call("Balance") as call,
+                gate.call("Balance", durable=durable) as call,
                 Book(Path(book)).visit(call.nonce, wanted),
             ):
                 time.sleep(seconds)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from persistent_nonce import NonceProvider, SQLiteStore, doctor
-from persistent_nonce.checks import check_key
+from persistent_nonce import NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
+from persistent_nonce.commands import doctor
+from persistent_nonce.commands.checks import check_key
 from persistent_nonce.errors import ConfigurationError, StoreUnsupportedError
 from persistent_nonce.state import KeyState, fingerprint
 from persistent_nonce.stores import place

@@ -24,10 +24,7 @@ LAYERS: Final = (
     ("stores",),
     ("provider", "gate", "calls", "passage", "messages"),
     ("adapters", "testing"),
-    (
-        *("", "cli", "__main__", "options", "changing", "access"),
-        *("doctor", "checks", "facts", "view", "demo", "crew", "bots"),
-    ),
+    ("", "cli", "__main__", "commands", "demo", "crew", "bots"),
 )
 
 #: No module has more lines than this.

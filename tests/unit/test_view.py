@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from persistent_nonce import facts, view
-from persistent_nonce.checks import Finding
 from persistent_nonce.clock import SECOND
+from persistent_nonce.commands import facts, view
+from persistent_nonce.commands.checks import Finding
 from persistent_nonce.state import CallRecord, KeyState, Outcome, Rate
 from tests.support.states import HOLD, KEY, WALL, at, fresh, running, waiting
 

@@ -9,9 +9,9 @@ from typing import Final
 import click
 
 from persistent_nonce import kraken, nonces, settings
-from persistent_nonce.access import find_key, open_writer
 from persistent_nonce.clock import nanoseconds
-from persistent_nonce.options import as_json, chosen, database, emit
+from persistent_nonce.commands.access import find_key, open_writer
+from persistent_nonce.commands.options import as_json, chosen, database, emit
 from persistent_nonce.state import (
     UNITS,
     Change,
@@ -42,7 +42,7 @@ def _apply(
     with open_writer(chosen()) as store:
         state = store.update(key, change, durable=durable)
         now, path = store.now(), store.path
-    from persistent_nonce import view  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     emit(
         partial(view.states_data, [state], now, path),

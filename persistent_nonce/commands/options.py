@@ -54,6 +54,6 @@ def emit(
     if as_json:
         click.echo(json.dumps(data()))
         return
-    from persistent_nonce.view import write  # noqa: PLC0415 - rich is slow to load
+    from persistent_nonce.commands.view import write  # noqa: PLC0415 - rich is slow to load
 
     write(text())

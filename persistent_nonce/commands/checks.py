@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from persistent_nonce.clock import SECOND, Now
-from persistent_nonce.facts import is_earlier
+from persistent_nonce.commands.facts import is_earlier
 from persistent_nonce.state import UNITS, KeyState
 from persistent_nonce.stores.sessions import pid_of
 

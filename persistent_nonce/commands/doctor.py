@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from persistent_nonce.access import open_reader
-from persistent_nonce.checks import Finding, check_key
 from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.commands.access import open_reader
+from persistent_nonce.commands.checks import Finding, check_key
 from persistent_nonce.errors import NonceError, StoreError
 from persistent_nonce.stores import place
 from persistent_nonce.stores.permissions import explain, is_shared, shown

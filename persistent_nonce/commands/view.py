@@ -20,12 +20,12 @@ from rich.table import Table
 from rich.text import Text
 
 from persistent_nonce.clock import SECOND, Now
-from persistent_nonce.facts import call_facts, clean, key_facts
+from persistent_nonce.commands.facts import call_facts, clean, key_facts
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores.sessions import standing
 
 if TYPE_CHECKING:
-    from persistent_nonce.doctor import Finding
+    from persistent_nonce.commands.doctor import Finding
 
 __all__ = [
     "Look",

@@ -1,0 +1,1 @@
+"""What the command line does: which database and key, the changes, the findings, and how they are shown."""
