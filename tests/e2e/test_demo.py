@@ -44,7 +44,7 @@ def running(directory: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,  # as a terminal has it: Ctrl-C goes to all in it
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - the test has no other thread
     )
     try:
         yield demo
