@@ -15,12 +15,24 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator
+from contextlib import suppress
+from functools import partial
 from types import CoroutineType, coroutine
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    import asyncio
+    from asyncio import AbstractEventLoop, Semaphore
 
 __all__ = ["Step", "Steps", "arun", "do", "identity", "pause", "run"]
 
 T = TypeVar("T")
+
+#: Threads in which the calls of one loop are made at once. They are not the loop's own pool: a program may have
+#: filled that with threads that wait for their turn, and the call that they wait for could not end.
+_THREADS: Final = 8
+_limits: WeakKeyDictionary[AbstractEventLoop, Semaphore] = WeakKeyDictionary()
 
 #: What a procedure yields: a call to be made, or seconds to be waited.
 Step: TypeAlias = Callable[[], Any] | float
@@ -108,22 +120,36 @@ async def arun(steps: Steps[T]) -> T:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    """Make `call` in a worker thread; when cancelled, raise only once it has ended."""
+    """Make `call` in a thread of its own; when cancelled, raise only once it has ended."""
     import asyncio  # noqa: PLC0415 - as above
 
-    # A future, not a task: when a loop shuts down it cancels every task it knows.
-    work = asyncio.get_running_loop().run_in_executor(None, call)
+    loop = asyncio.get_running_loop()
+    async with _limits.setdefault(loop, asyncio.Semaphore(_THREADS)):
+        # A future, not a task: when a loop shuts down it cancels every task it knows.
+        work: asyncio.Future[T] = loop.create_future()
+        threading.Thread(target=_make, args=(call, loop, work)).start()
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            while not work.done():
+                try:
+                    await asyncio.wait({work})
+                except asyncio.CancelledError:
+                    continue
+            if not work.cancelled():
+                work.exception()  # seen, or the loop would complain of it
+            raise
+
+
+def _make(
+    call: Callable[[], T], loop: AbstractEventLoop, work: asyncio.Future[T]
+) -> None:
     try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        while not work.done():
-            try:
-                await asyncio.wait({work})
-            except asyncio.CancelledError:
-                continue
-        if not work.cancelled():
-            work.exception()  # seen, or the loop would complain of it
-        raise
+        done = partial(work.set_result, call())
+    except BaseException as error:  # noqa: BLE001 - raised where it is waited for
+        done = partial(work.set_exception, error)
+    with suppress(RuntimeError):  # the loop was closed without waiting
+        loop.call_soon_threadsafe(done)
 
 
 def identity() -> tuple[int, int]:

@@ -109,6 +109,26 @@ def test_threads_tasks_and_loops_together(
     assert nothing_left(store, gate)
 
 
+def test_a_loop_whose_threads_all_wait_for_its_call(
+    store: SQLiteStore, gate: CallGate
+) -> None:
+    """A task ends its call though every thread of the loop's own pool waits for that end."""
+
+    def on_a_thread() -> None:
+        with gate.call("Ledgers"):
+            pass
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        async with gate.call("Balance"):
+            thread = asyncio.create_task(asyncio.to_thread(on_a_thread))
+            await waiting(store, gate, 1)
+        await asyncio.wait_for(thread, GUARD)
+
+    asyncio.run(main())
+    assert nothing_left(store, gate)
+
+
 def test_a_cancelled_body(store: SQLiteStore, gate: CallGate) -> None:
     """A task cancelled in its call ends it as unknown before it ends itself, and is cancelled, not failed (A19)."""
 
