@@ -18,6 +18,7 @@ from persistent_nonce.clock import SECOND, Now, nanoseconds
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.messages import COUNTER, locked_out, timed_out, waits_for
 from persistent_nonce.state import (
+    CallRecord,
     Changed,
     KeyState,
     Recovery,
@@ -140,6 +141,7 @@ class Entrance:
     def _try(self, dead: frozenset[str]) -> KeyState:
         """Stand in the queue and start if it is the turn, in one transaction."""
         passage, session = self._passage, self._session
+        lost: list[CallRecord] = []
 
         def change(state: KeyState, now: Now) -> Changed:
             # Under the lock: an older look would take another thread's call, begun since, for a left-over.
@@ -152,6 +154,7 @@ class Entrance:
                     f"a lower cost, or another rate with: set-tier {state.key}",
                 )
             state, ended = rules.prune(state, now, dead, session.name, live)
+            lost[:] = ended
             if self._id not in live:  # dropped while this thread was on its way
                 return Changed(state, ended)
             since = self._since or now.mono
@@ -176,6 +179,16 @@ class Entrance:
             self._since = mine.since
         for name in dead:
             _LOG.warning("session %s is dead; it used key %s", name, self._key)
+        for call in lost:
+            _LOG.warning(
+                "%s of key %s, nonce %d, may have been executed: %s",
+                call.method,
+                self._key,
+                call.nonce,
+                "its process died"
+                if call.session in dead
+                else "it did not end in time",
+            )
         return state
 
     def _look(self) -> tuple[KeyState, frozenset[str]]:

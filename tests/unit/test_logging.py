@@ -178,15 +178,33 @@ def test_a_lockout_that_is_waited_for_is_logged(
 def test_a_dead_session_is_logged(
     store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """WARNING: that a process died, with the name of its session and the key it used."""
+    """WARNING: that a process died, with the name of its session, and the call that it may have sent."""
     ours = gate(store)
     abandoned = ours.call("Withdraw")
     abandoned.__enter__()
-    first = store.session()
+    first, nonce = store.session(), abandoned.nonce
     first.end()
     with ours.call("Balance"):
         pass
-    assert lines(caplog, logging.WARNING) == [f"session {first.name} is dead; it used key {KEY}"]  # fmt: skip
+    assert lines(caplog, logging.WARNING) == [
+        f"session {first.name} is dead; it used key {KEY}",
+        f"Withdraw of key {KEY}, nonce {nonce}, may have been executed: its process died",
+    ]
+
+
+def test_an_overtaken_call_is_logged(
+    store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """WARNING: that a call did not end in time, so that the next one goes on without it."""
+    slow = CallGate(store, "key", hold_timeout=0.001).call("AddOrder")
+    slow.__enter__()
+    overtaking = threading.Thread(target=gate(store).call("Balance").__enter__)
+    overtaking.start()
+    overtaking.join()
+    assert lines(caplog, logging.WARNING) == [
+        f"AddOrder of key {KEY}, nonce {slow.nonce}, may have been executed: "
+        "it did not end in time"
+    ]
 
 
 def test_an_override_is_logged(
