@@ -56,7 +56,7 @@ def issue(state: KeyState, now: Now, count: int = 1) -> KeyState:
         )
     last = max(state.nonce + 1, reading) + count - 1
     seen = max(state.seen, reading)
-    state = state._replace(unit=state.unit or DEFAULT_UNIT, nonce=last, seen=seen)
+    state = state.marked(state.unit or DEFAULT_UNIT, last, seen)
     if last > state.bound:
         if last > MAX_NONCE:
             raise NonceRangeError(

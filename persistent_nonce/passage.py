@@ -34,7 +34,7 @@ __all__ = ["Entrance", "Passage"]
 _LOG: Final = logging.getLogger("persistent_nonce")
 
 #: Seconds between two looks of the next in line, at random; those behind look less often.
-_LOOK: Final = (0.001, 0.002)
+_LOOK: Final = (0.001, 0.0022)
 _LOOK_BEHIND: Final = 5.0  # times as long for each place further back
 _LOOK_SELDOM: Final = 0.1
 
@@ -88,16 +88,19 @@ class Entrance:
         started = self._store.now().mono
         state = await do(partial(self._try, frozenset()))
         deadline = started + self._allowed(state)
-        reason = ""
+        reason, seen, since = "", None, 0
         while state.running is None or state.running.id != self._id:
             now = self._store.now()
             self._check_time(state, now, deadline)
             dead: frozenset[str] = frozenset()
             wait = rules.outlook(state, now, self._id)
             if wait > 0:
-                reason = waits_for(state, now, self._id)
+                if state is not seen or state.running is None:
+                    reason = waits_for(state, now, self._id)
+                if state is not seen:
+                    seen, since = state, now.mono
                 wait = min(wait, deadline - now.mono)
-                await pause(self._patience(state, wait))
+                await pause(self._patience(state, wait, now.mono - since))
                 state, dead = await do(self._look)
             if wait <= 0 or dead:
                 state = await do(partial(self._try, dead))
@@ -206,12 +209,20 @@ class Entrance:
         self._next_probe = now + probe
         return state, session.dead(names - {session.name})
 
-    def _patience(self, state: KeyState, wait: int) -> float:
-        """Return the real seconds until the next look, given `wait` ns until a transaction can help."""
+    def _patience(self, state: KeyState, wait: int, unchanged: int) -> float:
+        """Return the real seconds until the next look.
+
+        Args:
+            wait: ns until a transaction can help.
+            unchanged: ns since the state was another. The next call will last about as long as this one has, so who is
+                not next may look away for a part of that.
+        """
+        scale = SECOND * self._store.clock.scale
         ahead = len(rules.ahead(state, self._id))
         look = random.uniform(*_LOOK)  # noqa: S311 - jitter, not a secret
         if ahead:
-            look = min(look * _LOOK_BEHIND * ahead, _LOOK_SELDOM)
+            look = max(look * _LOOK_BEHIND * ahead, unchanged / scale / 4)
+            look = min(look, _LOOK_SELDOM)
         elif state.running is None:
             look = _LONGEST  # nobody is before it: it knows its time
-        return min(look, wait / SECOND / self._store.clock.scale)
+        return min(look, wait / scale)

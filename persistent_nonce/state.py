@@ -309,6 +309,10 @@ class KeyState(NamedTuple):
             return None
         return Rate(self.every / SECOND, self.burst, self.tier)
 
+    def marked(self, unit: str, nonce: int, seen: int) -> KeyState:
+        """Return the state after a nonce: `_replace` of these three, in a third of its time."""
+        return KeyState._make((*self[:2], unit, nonce, seen, *self[5:]))
+
     def lead(self, wall: int) -> float:
         """Return how many seconds the mark lies ahead of the clock reading `wall` (ns); negative is behind."""
         return (self.nonce * self.tick - wall) / SECOND

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Compare this library with what people use instead, in the same run and side by side.
 
-A baseline, not a gate: the figures are of this machine as it is now, and no test reads them. What is compared takes turns
-in rounds, and each figure is a median over the rounds, so that a busy machine slows all of it alike.
+A baseline, not a gate: the figures are of this machine as it is now, and no test reads them. What is compared takes
+turns in rounds, and each figure is a median over the rounds, so that a busy machine slows all of it alike.
 
     python -m pip install --group bench && python scripts/bench.py [SECTION ...] [--quick] [--json]
 """
@@ -67,45 +67,66 @@ def installed(name: str) -> str:
 # --- speed: one nonce, one passage
 
 
-def commit_on(path: Path) -> Callable[[], object]:
-    """Return one WAL commit on a kept connection: what a nonce costs at least."""
+def opened(path: Path) -> tuple[sqlite3.Connection, Callable[[], object]]:
+    """Return a kept connection, and one update on it."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL").fetchall()
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("CREATE TABLE counter (value INTEGER)")
     connection.execute("INSERT INTO counter VALUES (0)")
-    return lambda: connection.execute("UPDATE counter SET value = value + 1")
-
-
-def contestants(directory: Path) -> dict[str, Callable[[], object]]:
-    """Return what takes turns, each doing its work once a call."""
-    lock, locked_commit = (
-        filelock.FileLock(directory / "lock"),
-        commit_on(directory / "b.db"),
+    return connection, lambda: connection.execute(
+        "UPDATE counter SET value = value + 1"
     )
+
+
+def commit_on(path: Path) -> Callable[[], object]:
+    """Return one WAL commit on a kept connection: what a nonce costs at least."""
+    return opened(path)[1]
+
+
+def transaction_on(path: Path) -> Callable[[], object]:
+    """Return the same as a transaction that keeps others from writing between its reading and its writing."""
+    connection, commit = opened(path)
+
+    def transaction() -> None:
+        connection.execute("BEGIN IMMEDIATE")
+        commit()
+        connection.execute("COMMIT")
+
+    return transaction
+
+
+def contestants(root: Path) -> dict[str, Callable[[], object]]:
+    """Return what takes turns, each doing its work once a call, in a directory of its own."""
+
+    def place(name: str) -> Path:
+        directory = root / name
+        directory.mkdir()
+        return directory / "file"
+
+    lock, locked_commit = filelock.FileLock(place("lock")), commit_on(place("locked"))
 
     def with_lock() -> None:
         with lock:
             locked_commit()
 
-    gate = CallGate(
-        SQLiteStore(directory / "gate.db"), KEY, min_interval=0.0, unit="ns"
-    )
+    gate = CallGate(SQLiteStore(place("gate")), KEY, min_interval=0.0, unit="ns")
 
     def passage() -> None:
         with gate.call("Balance"):
             pass
 
     found: dict[str, Callable[[], object]] = {
-        "next()": NonceProvider(SQLiteStore(directory / "n.db"), KEY, unit="ns").next,
-        "a WAL commit": commit_on(directory / "a.db"),
+        "next()": NonceProvider(SQLiteStore(place("next")), KEY, unit="ns").next,
+        "a WAL commit": commit_on(place("commit")),
+        "a WAL transaction": transaction_on(place("transaction")),
         "FileLock + commit": with_lock,
         "a gate passage": passage,
     }
     if installed("diskcache")[0].isdigit():
         import diskcache  # noqa: PLC0415 - a dependency of this comparison only
 
-        cache = diskcache.Cache(str(directory / "cache"))
+        cache = diskcache.Cache(str(place("cache")))
         found["diskcache incr"] = lambda: cache.incr("key")
     return found
 
@@ -115,6 +136,7 @@ def speed(directory: Path, *, quick: bool) -> Figures:
     taking_turns = contestants(directory)
     times: dict[str, list[float]] = {name: [] for name in taking_turns}
     operations, rounds = (100, 7) if quick else (400, 21)
+    time.sleep(3.0)  # a directory that was just changed is looked at more closely
     for _ in range(rounds):
         for name, operation in taking_turns.items():
             begin = time.perf_counter()

@@ -14,6 +14,7 @@ import atexit
 import logging
 import os
 import sqlite3
+import sys
 import threading
 import weakref
 from collections import deque
@@ -197,7 +198,10 @@ class SQLiteStore:
         Whoever next holds the lock here does it; a thread of its own sees to it that somebody does.
         """
         self._pending.append((key, change))
-        # At the interpreter's end no thread can be started: `close` does it.
+        # At the interpreter's end no thread begins, and starting one would wait for it for ever: `close` did what was
+        # pending before, and whose session has ended needs no more.
+        if self._state == "closed" or sys.is_finalizing():
+            return
         with suppress(RuntimeError):
             threading.Thread(target=self._try_drain, daemon=True).start()
 
@@ -309,10 +313,11 @@ class SQLiteStore:
     def __del__(self) -> None:
         # A connection is closed under the lock only, and a finalizer may not wait for that.
         if getattr(self, "_state", "new") == "open" and self._pid == os.getpid():
-            try:
+            if sys.is_finalizing():
+                self.close()  # a thread would never begin
+                return
+            with suppress(RuntimeError):
                 threading.Thread(target=self.close, daemon=True).start()
-            except RuntimeError:
-                self.close()  # the interpreter is shutting down
 
 
 @atexit.register

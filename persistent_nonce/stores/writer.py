@@ -133,13 +133,14 @@ class Writer:
     def _transact(
         self, key: str, change: Change, now: Callable[[], Now], durable: bool
     ) -> KeyState:
-        proven = 0
+        execute, proven = self._execute, 0
         while True:
             self._files.check()
-            self._set_full(durable)
-            self._execute("BEGIN IMMEDIATE")
+            if self._full is not durable:
+                self._set_full(durable)
+            execute("BEGIN IMMEDIATE")
             found = self._load(key)
-            old = found or KeyState(key)
+            old = KeyState(key) if found is None else found
             time = now()
             woken = old
             records: tuple[CallRecord, ...] = ()
@@ -168,7 +169,7 @@ class Writer:
                 continue
             if proven:
                 state = state._replace(ceiling=proven, synced=proven)
-            self._store(state, (*records, *changed.records), new=found is None)
+            self._store(state, records + changed.records, new=found is None)
             return state
 
     def _above(self, before: KeyState, after: KeyState, proven: int) -> bool:

@@ -338,6 +338,24 @@ def test_a_dropped_call(store: SQLiteStore, gate: CallGate) -> None:
     assert {record.outcome for record in store.calls()} == {"unknown"}
 
 
+def test_a_program_that_ends_in_a_call(
+    store: SQLiteStore, path: Path, children: Children
+) -> None:
+    """A program that ends without leaving its call does end, and the call is on record as interrupted."""
+    child = children.script(
+        "import sys\n"
+        "from persistent_nonce import CallGate, SQLiteStore\n"
+        "call = CallGate(SQLiteStore(sys.argv[1]), sys.argv[2]).call('AddOrder')\n"
+        "call.__enter__()\n",
+        path,
+        KEY,
+    )
+    assert child.end() == 0
+    with CallGate(store, KEY, timeout=GUARD).call("Balance"):
+        pass
+    assert [record.outcome for record in store.calls()] == ["ok", "interrupted"]
+
+
 def test_a_thread_that_dies(store: SQLiteStore, gate: CallGate) -> None:
     """A thread that ends in its call by an error, or waiting for one, leaves nothing (fault A19)."""
     died = []

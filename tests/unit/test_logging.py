@@ -201,10 +201,9 @@ def test_an_overtaken_call_is_logged(
     overtaking = threading.Thread(target=gate(store).call("Balance").__enter__)
     overtaking.start()
     overtaking.join()
-    assert lines(caplog, logging.WARNING) == [
-        f"AddOrder of key {KEY}, nonce {slow.nonce}, may have been executed: "
-        "it did not end in time"
-    ]
+    (line,) = lines(caplog, logging.WARNING)
+    assert line.startswith(f"AddOrder of key {KEY}, nonce {slow.nonce}, may have been")
+    assert line.endswith("it did not end in time")
 
 
 def test_an_override_is_logged(
