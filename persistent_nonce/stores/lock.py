@@ -64,7 +64,7 @@ class StoreLock:
             StoreUnavailableError: it was closed meanwhile.
             StoreError: this thread holds it already (a signal handler, or a finalizer inside a transaction).
         """
-        if self.inside:
+        if self._owner == threading.get_ident():
             raise StoreError(
                 f"{self.name} is in use by this very thread; no nonce was issued",
                 "do not call the library from a signal handler or a __del__",

@@ -59,7 +59,7 @@ _OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
 #: The columns of a key's row: the state's fields, how often it was written, and its check.
 _COLUMNS: Final = (*_FIELDS, "revision", "check")
 _NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
-_PLACES: Final = tuple(range(len(_COLUMNS)))
+_SEALED: Final = "\x1f".join(["%s"] * (len(_COLUMNS) - 1))  # what the check covers
 
 # All names in the queries below are constants of ours.
 select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - our own names
@@ -136,7 +136,7 @@ def _dump(value: tuple[Any, ...]) -> str:
 
 def _check(row: tuple[Any, ...]) -> int:
     """CRC-32 of a row: SQLite's own integrity check does not see bit rot in a stored number."""
-    return crc32(repr(row).encode("utf-8", "surrogatepass"), SCHEMA)
+    return crc32((_SEALED % row).encode("utf-8", "surrogatepass"), SCHEMA)
 
 
 def insert_row(execute: Execute, row: tuple[Any, ...]) -> None:
@@ -146,13 +146,13 @@ def insert_row(execute: Execute, row: tuple[Any, ...]) -> None:
 
 def update_row(execute: Execute, old: tuple[Any, ...], row: tuple[Any, ...]) -> None:
     """Store what is new in the row of a key; a third of the cost of writing all of it."""
-    changed = tuple(compress(_PLACES, map(ne, old, row)))
-    execute(_update(changed), (*[row[i] for i in changed], row[0]))
+    changed = tuple(map(ne, old, row))
+    execute(_update(changed), (*compress(row, changed), row[0]))
 
 
 @lru_cache(maxsize=256)
-def _update(changed: tuple[int, ...]) -> str:
-    columns = ", ".join(f'"{_COLUMNS[i]}" = ?' for i in changed)
+def _update(changed: tuple[bool, ...]) -> str:
+    columns = ", ".join(f'"{name}" = ?' for name in compress(_COLUMNS, changed))
     return f'UPDATE keys SET {columns} WHERE "key" = ?'  # noqa: S608 - our own names
 
 

@@ -40,6 +40,9 @@ _BUSY: Final = 0.2
 #: Bytes of a page: a commit writes whole ones, and a row needs a third of this.
 _PAGE: Final = 1024
 
+#: Pages after which the `-wal` is written back, which waits for the disk: 3 MiB.
+_CHECKPOINT: Final = 3072
+
 
 class Writer:
     """The writing connection of a process. Every method is to be called under the store's lock.
@@ -92,6 +95,7 @@ class Writer:
                 "put the database on a local file system",
             )
         self._execute("PRAGMA mmap_size = 0").fetchall()
+        self._execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}").fetchall()
         self._execute("PRAGMA trusted_schema = OFF").fetchall()
         self._set_full(True)
         if found < rows.SCHEMA:

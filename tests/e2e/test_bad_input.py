@@ -325,7 +325,9 @@ def test_a_read_only_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         NonceProvider(store, "k").next()
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="NOT RUN: root may write what is read-only")
+@pytest.mark.skipif(
+    os.getuid() == 0, reason="NOT RUN: root may write what is read-only"
+)
 def test_a_file_without_write_permission(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

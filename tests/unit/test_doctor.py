@@ -113,7 +113,9 @@ def test_a_link_to_a_database(database: Path) -> None:
     assert "symbolic link" in found[0]
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="NOT RUN: root may write what is read-only")
+@pytest.mark.skipif(
+    os.getuid() == 0, reason="NOT RUN: root may write what is read-only"
+)
 def test_a_read_only_database(database: Path) -> None:
     """A file that this user may not write is a finding."""
     database.chmod(0o400)
