@@ -63,7 +63,7 @@ def read(path: str, count: int) -> tuple[int, list[sqlite3.Row], list[sqlite3.Ro
 def is_whole(row: sqlite3.Row, version: int) -> bool:
     """Tell whether no bit of a key's row has changed since it was written."""
     *values, check = tuple(row)
-    text = repr(tuple(values)).encode("utf-8", "surrogatepass")
+    text = "\x1f".join(map(str, values)).encode("utf-8", "surrogatepass")
     return zlib.crc32(text, version) == check
 
 
