@@ -11,33 +11,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
-import signal
 import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import filelock
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _contention import KEY, Figures, fairness, faults, waiting
+
 from persistent_nonce import CallGate, NonceProvider, SQLiteStore
-
-KEY: Final = "an API key"
-SPAWN: Final = multiprocessing.get_context("spawn")
-
-#: Seconds for which a benchmark waits for one of its own processes.
-GUARD: Final = 60.0
-
-Figures = dict[str, Any]
 
 
 def environment(directory: Path) -> Figures:
@@ -156,175 +149,6 @@ def speed(directory: Path, *, quick: bool) -> Figures:
     return figures
 
 
-# --- fairness: several processes, short calls
-
-
-def call_on(  # a process
-    path: str, how: str, begin: float, end: float, pipe: Any
-) -> None:
-    """Make calls of 20 ms from `begin` to `end`; send how many, and the longest wait."""
-    enter: Callable[[], AbstractContextManager[Any]]
-    if how == "gate":
-        gate = CallGate(SQLiteStore(path), KEY, min_interval=0.0)
-        enter = lambda: gate.call("Balance")  # noqa: E731 - a choice of two
-    else:
-        lock = filelock.FileLock(f"{path}.polled")
-        enter = lambda: lock  # noqa: E731 - as above
-    time.sleep(max(0.0, begin - time.monotonic()))
-    calls, longest = 0, 0.0
-    while (wanted := time.monotonic()) < end:
-        with enter():
-            longest = max(longest, time.monotonic() - wanted)
-            calls += 1
-            time.sleep(0.02)
-    pipe.send((calls, longest))
-
-
-def fairness(directory: Path, *, quick: bool) -> Figures:
-    """4 processes with calls of 20 ms: shares, use of the ideal rate, longest wait; a polled FileLock beside it."""
-    seconds, rounds = (2.0, 1) if quick else (6.0, 3)
-    found: dict[str, list[tuple[list[int], float]]] = {
-        "gate": [],
-        "polled FileLock": [],
-    }
-    for number in range(rounds):
-        for how, results in found.items():
-            begin = time.monotonic() + 2.0  # all have begun by then
-            path = str(directory / f"{number}.db")
-            with started(call_on, 4, path, how, begin, begin + seconds) as pipes:
-                counts, waits = zip(*(receive(pipe) for pipe in pipes), strict=True)
-            results.append((sorted(counts), max(waits)))
-    figures: Figures = {}
-    for how, results in found.items():
-        ratios = [shares[0] / shares[-1] for shares, _ in results]
-        rates = [sum(shares) * 0.02 / seconds for shares, _ in results]
-        figures[f"{how}: shares"] = " · ".join(str(shares) for shares, _ in results)
-        figures[f"{how}: smallest ÷ largest share"] = statistics.median(ratios)
-        figures[f"{how}: use of the ideal rate"] = statistics.median(rates)
-        figures[f"{how}: longest wait, ms"] = max(wait for _, wait in results) * 1e3
-    return figures
-
-
-# --- waiting: CPU time, and who dies or stops
-
-
-def wait_once(path: str, pipe: Any) -> None:
-    """Whenever told, make one call: send when it began, and the share of a core that the wait took; end it if told."""
-    gate = CallGate(SQLiteStore(path), KEY, min_interval=0.0, timeout=GUARD)
-    with gate.call("Balance"):
-        pass
-    pipe.send("ready")
-    while pipe.recv():
-        wall, cpu = time.monotonic(), time.process_time()
-        with gate.call("Balance"):
-            now = time.monotonic()
-            pipe.send((now, (time.process_time() - cpu) / max(now - wall, 1e-9)))
-            pipe.recv()
-        pipe.send("out")
-
-
-def waiting(directory: Path, *, quick: bool) -> Figures:
-    """CPU time of those who wait for one call, the nearest first, as a share of a core."""
-    store, seconds = SQLiteStore(directory / "w.db"), 1.0 if quick else 4.0
-    gate = CallGate(store, KEY, min_interval=0.0)
-    found: list[list[float]] = [[] for _ in range(4)]
-    with started(wait_once, 4, str(store.path)) as pipes:
-        for pipe in pipes:
-            receive(pipe)
-        for _ in range(1 if quick else 3):
-            with gate.call("Ledgers"):
-                for place, pipe in enumerate(pipes, 1):
-                    pipe.send(True)
-                    queue_of(store, gate.key, place)
-                time.sleep(seconds)
-            for place, pipe in enumerate(pipes):
-                found[place].append(receive(pipe)[1])
-                pipe.send(True)
-                receive(pipe)
-    store.close()
-    return {
-        f"CPU of place {place} in the queue, % of a core": statistics.median(shares)
-        * 100
-        for place, shares in enumerate(found, 1)
-    }
-
-
-def faults(directory: Path, *, quick: bool) -> Figures:
-    """How long the next call waits after a fault of the one before it, in ms: median and worst."""
-    found: dict[str, list[float]] = {}
-    for number in range(2 if quick else 8):
-        for what in ("holder killed", "waiter killed", "waiter stopped"):
-            store = SQLiteStore(directory / f"{number}{what[:8]}{what[-6]}.db")
-            delay = delay_after(what, store)
-            found.setdefault(what, []).append(delay * 1e3)
-            store.close()
-    return {
-        f"{what}: next in after, ms": f"{statistics.median(delays):.0f} (worst {max(delays):.0f})"
-        for what, delays in found.items()
-    }
-
-
-def delay_after(what: str, store: SQLiteStore) -> float:
-    """Return how many seconds after a fault, or after the call it had to wait for, the next call began."""
-    gate = CallGate(store, KEY, min_interval=0.0)
-    with started(wait_once, 2, str(store.path)) as (victim, next_):
-        pid, _ = receive(victim), receive(next_)
-        pid = next(p.pid for p in multiprocessing.active_children() if p.name == "0")
-        if what == "holder killed":
-            victim.send(True)
-            receive(victim)
-            next_.send(True)
-            queue_of(store, gate.key, 1)
-            at = time.monotonic()
-            os.kill(pid, signal.SIGKILL)
-        else:
-            with gate.call("Ledgers"):
-                for place, pipe in enumerate((victim, next_), 1):
-                    pipe.send(True)
-                    queue_of(store, gate.key, place)
-                os.kill(pid, signal.SIGKILL if "killed" in what else signal.SIGSTOP)
-                at = time.monotonic()
-        return float(receive(next_)[0]) - at
-
-
-# --- processes
-
-
-@contextmanager
-def started(
-    target: Callable[..., None], count: int, *arguments: Any
-) -> Iterator[list[Any]]:
-    """Start processes, named by their numbers, each with a pipe; those left are killed."""
-    pipes, processes = [], []
-    try:
-        for number in range(count):
-            ours, theirs = SPAWN.Pipe()
-            process = SPAWN.Process(
-                target=target, args=(*arguments, theirs), name=str(number), daemon=True
-            )
-            process.start()
-            pipes.append(ours)
-            processes.append(process)
-        yield pipes
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
-def receive(pipe: Any) -> Any:
-    """Return what a process sends, or raise TimeoutError."""
-    if not pipe.poll(GUARD):
-        raise TimeoutError("a process of this benchmark does not answer")
-    return pipe.recv()
-
-
-def queue_of(store: SQLiteStore, key: str, length: int) -> None:
-    """Wait until so many calls wait."""
-    while len(store.read(key).queue) < length:
-        time.sleep(0.001)
-
-
 SECTIONS: Final = {
     "speed": speed,
     "fairness": fairness,
@@ -371,4 +195,4 @@ def show(name: str, figures: Figures, silent: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,9 @@ def test_first_come_first_served(
     callers[0].enter("Balance")
     for caller in callers[1:]:
         caller.ask("Balance")
-        until(lambda pid=caller.pid: queued(store, gate, pid), "a place in the queue")  # type: ignore[misc]  # a default binds the loop
+        until(
+            partial(queued, store, gate, caller.pid), "a place in the queue"
+        )  # a default binds the loop
     nonces = []
     for holder, next_ in itertools.pairwise(callers):
         holder.leave()
@@ -212,7 +215,9 @@ def test_a_waiter_that_does_not_move(
     with gate.call("Balance"):
         for caller in (waiter, next_):
             caller.ask("Balance")
-            until(lambda pid=caller.pid: queued(store, gate, pid), "a place")  # type: ignore[misc]  # a default binds the loop
+            until(
+                partial(queued, store, gate, caller.pid), "a place"
+            )  # a default binds the loop
         waiter.signal(how)
     assert isinstance(next_.answer(), int)
     assert queued(store, gate, waiter.pid) == (how == signal.SIGSTOP)
@@ -227,7 +232,9 @@ def test_a_waiter_that_moves_again(
     with gate.call("Balance"):
         for caller in (waiter, next_):
             caller.ask("Balance")
-            until(lambda pid=caller.pid: queued(store, gate, pid), "a place")  # type: ignore[misc]  # a default binds the loop
+            until(
+                partial(queued, store, gate, caller.pid), "a place"
+            )  # a default binds the loop
         waiter.signal(signal.SIGSTOP)
     next_.answer()
     last.ask("Balance")
@@ -250,7 +257,9 @@ def test_a_stopped_holder(
     nonce = holder.enter("Ledgers")
     for caller in (first, second):
         caller.ask("Balance")
-        until(lambda pid=caller.pid: queued(store, gate, pid), "a place")  # type: ignore[misc]  # a default binds the loop
+        until(
+            partial(queued, store, gate, caller.pid), "a place"
+        )  # a default binds the loop
     holder.signal(signal.SIGSTOP)
     begin = time.monotonic()
     with pytest.raises(GateTimeoutError) as raised:

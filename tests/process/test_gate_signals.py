@@ -20,9 +20,10 @@ from tests.support.callers import GUARD, Book, until
 from tests.support.processes import Children, descriptors
 from tests.support.workers import KEY, say
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(signal, "setitimer"), reason="needs setitimer"
-)
+pytestmark = [
+    pytest.mark.storm,
+    pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer"),
+]
 
 
 class Interrupt(KeyboardInterrupt):

@@ -12,6 +12,8 @@ from tests.support.processes import Children
 from tests.support.storm import storm
 from tests.support.workers import draw_on, hold_lock
 
+pytestmark = pytest.mark.storm
+
 
 @pytest.mark.parametrize(
     ("contended", "times"), [(False, 5_000), (True, 1_000)], ids=["alone", "contended"]

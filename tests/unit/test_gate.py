@@ -979,6 +979,7 @@ def test_a_call_dropped_while_its_thread_is_on_its_way(store: Spied) -> None:
     session: Any = steps.send(None)
     join: Any = steps.send(session())
     steps.close()
+    store.update("0" * 16, lambda state, now: Changed(state))  # does what was left over
     join()
     assert (state_of(store).queue, state_of(store).running) == ((), None)
 

@@ -243,6 +243,7 @@ def storm(procedure: Callable[[list[str]], Steps[None]], tries: int) -> tuple[in
     return struck, uncleaned
 
 
+@pytest.mark.storm
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_interrupts_between_steps() -> None:
@@ -261,6 +262,7 @@ def test_interrupts_between_steps() -> None:
     assert uncleaned == 0
 
 
+@pytest.mark.storm
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_interrupts_while_an_error_is_delivered() -> None:
@@ -280,6 +282,7 @@ def test_interrupts_while_an_error_is_delivered() -> None:
     assert uncleaned == 0
 
 
+@pytest.mark.storm
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs setitimer")
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_interrupts_leave_nothing_taken() -> None:
