@@ -12,7 +12,7 @@ import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["register"]
+__all__ = ["keep_for_ever", "register"]
 
 
 class Forkable(Protocol):
@@ -38,7 +38,16 @@ def register(store: Forkable) -> None:
     _stores.add(store)
 
 
+def keep_for_ever(inherited: object) -> None:
+    """Let nothing end the life of `inherited`, not even the interpreter's end."""
+    from ctypes import py_object, pythonapi  # noqa: PLC0415 - loaded before the fork
+
+    pythonapi.Py_IncRef(py_object(inherited))
+
+
 def _before() -> None:
+    import ctypes  # noqa: F401, PLC0415 - for the child, which imports nothing
+
     _turn.acquire()
     for store in list(_stores):
         _resting.append(store)

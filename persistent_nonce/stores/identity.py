@@ -50,6 +50,16 @@ class Files:
         if time.time_ns() - found.st_ctime_ns > _GRAIN:
             self._quiet = directory
 
+    def may_be_closed(self) -> bool:
+        """Whether a connection to the recorded files can be closed without harm to another's.
+
+        The last to close unlinks `-wal` and `-shm` by name: they have to be its own, or gone.
+        """
+        database, _, *others = zip(self._paths, self._recorded, strict=False)
+        return _identity(database[0]) == database[1] and all(
+            _identity(path) in (recorded, (0, 0)) for path, recorded in others
+        )
+
     def check_lock(self, descriptor: int) -> None:
         """Raise StoreReplacedError if the lock file is not the one that is open as `descriptor`."""
         held = os.fstat(descriptor)

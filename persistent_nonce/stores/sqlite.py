@@ -111,10 +111,10 @@ class SQLiteStore:
 
     def _open(self) -> None:
         self._files.check_lock(self._lock.descriptor)
-        while self._inherited:
-            connection = self._inherited.pop()
-            if connection is not None:
-                connection.close()
+        self._let_go()
+        for other in list(_open):  # SQLite knows them as one: each claims locks for all
+            if other.path == self.path and other._state == "forked":
+                other._let_go()
         place.create_database(self.path, shared=self._shared)
         self._writer = Writer(self.path, self._files)
         try:
@@ -127,6 +127,15 @@ class SQLiteStore:
             self._writer.close()
             raise
         self._boot = boot
+
+    def _let_go(self) -> None:
+        """Close what was inherited over fork, under the lock, unless that would unlink the files of others."""
+        if self._inherited and not self._left.may_be_closed():
+            raise inherited(self.path)
+        while self._inherited:
+            connection = self._inherited.pop()
+            if connection is not None:
+                connection.close()
 
     def _ready(self) -> None:
         """Make sure that this store is open in this very process."""
@@ -277,7 +286,10 @@ class SQLiteStore:
         self._lock.abandon()
         if former == "open":
             self._writer.forget()
+            self._left = self._files
             self._inherited += [self._writer, self._reader.forget()]
+            for connection in self._inherited:
+                forks.keep_for_ever(connection)  # a finalizer would close it
         self._pending.clear()
         self._presence.abandon()
 

@@ -165,16 +165,26 @@ class Writer:
                 # not returned, and a power cut could forget it.
                 proven = ceiling(state)
                 self._set_full(True)
+                if self._distrust:
+                    self._write_back()
                 self._execute("BEGIN IMMEDIATE")
-                self._store(
-                    woken._replace(ceiling=proven, synced=0), records, new=found is None
-                )
+                below = woken._replace(unit=state.unit, ceiling=proven, synced=0)
+                self._store(below, records, new=found is None)
                 self._distrust = False
                 continue
             if proven:
                 state = state._replace(ceiling=proven, synced=proven)
             self._store(state, records + changed.records, new=found is None)
             return state
+
+    def _write_back(self) -> None:
+        """Empty the `-wal` into the database: after a failed fsync, frames in it may be lost that look as if kept."""
+        if self._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0][0]:
+            raise StoreUnavailableError(
+                "the disk reported an error, and what it has cannot be checked yet; "
+                "no nonce was issued",
+                "try again; a reader may be in the way",
+            )
 
     def _above(self, before: KeyState, after: KeyState, proven: int) -> bool:
         """Whether a nonce was taken that no commit with fsync covers yet."""

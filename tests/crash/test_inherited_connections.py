@@ -1,0 +1,93 @@
+"""A forked child outlives its parent's store: what it inherited must not take the files of others with it (I1, I4)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GUARD = 60.0  # seconds after which a process of this test is taken to hang
+
+#: The parent draws a nonce, forks a child that waits for a word, and closes its store.
+PARENT = """
+import gc, os, sys
+from persistent_nonce import NonceError, NonceProvider, SQLiteStore
+
+store = SQLiteStore(sys.argv[1])
+nonces = NonceProvider(store, "key")
+nonces.next()
+reading, writing = os.pipe()
+if os.fork():
+    store.close()
+    print("closed", flush=True)
+    sys.stdin.readline()
+    os.write(writing, b"go")
+    os.wait()
+else:
+    os.read(reading, 2)
+    if sys.argv[2] == "used":
+        try:
+            print(nonces.next(), flush=True)
+        except NonceError as error:
+            print(type(error).__name__, flush=True)
+        os._exit(0)
+    if sys.argv[2] == "dropped":
+        del nonces, store
+        gc.collect()
+        os._exit(0)
+    sys.exit()
+"""
+
+#: Another process goes far ahead of the clock, and is killed.
+OTHER = """
+import os, signal, sys
+from persistent_nonce import NonceProvider, SQLiteStore
+
+nonces = NonceProvider(SQLiteStore(sys.argv[1]), "key")
+nonces.raise_floor(nonces.last + 600_000)
+print(nonces.next(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+LAST = """
+import sys
+from persistent_nonce import NonceProvider, SQLiteStore
+
+print(NonceProvider(SQLiteStore(sys.argv[1]), "key").next(), flush=True)
+"""
+
+
+def run(program: str, path: Path) -> int:
+    """Run a program that prints one number, and return it."""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("how", ["used", "dropped", "exited"])
+def test_a_child_of_a_closed_store(tmp_path: Path, how: str) -> None:
+    """What a killed process wrote after the parent closed is still there, whatever the child does with its copy."""
+    path = tmp_path / "nonces.db"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(path), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "closed\n"
+        ahead = run(OTHER, path)
+        out, _ = parent.communicate("go\n", timeout=GUARD)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert out == ("ForkedCallError\n" if how == "used" else "")
+    assert run(LAST, path) > ahead
