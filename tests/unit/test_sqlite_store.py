@@ -27,8 +27,9 @@ from persistent_nonce.errors import (
     StoreVersionError,
 )
 from persistent_nonce.provider import NonceProvider
-from persistent_nonce.state import Changed, KeyState, Waiting
+from persistent_nonce.state import Changed, KeyState, Waiting, fingerprint
 from persistent_nonce.stores.sqlite import SQLiteStore
+from persistent_nonce.stores.writer import Writer
 from tests.support.clocks import StillClock
 from tests.support.files import wait_for_tick
 from tests.support.processes import Children, descriptors
@@ -805,3 +806,41 @@ def test_import_is_lean() -> None:
     with Children() as children:
         child = children.script(source)
         assert child.line() == "[]"
+
+
+def test_a_ceiling_is_stored_with_its_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes after a crash between the two commits of a first nonce knows in which ticks the ceiling is (I4)."""
+    store_row = Writer._store
+    stored: list[KeyState] = []
+
+    def crash(self: Writer, state: KeyState, *rest: Any, **named: Any) -> None:
+        stored.append(state)
+        if len(stored) > 1:
+            raise StoreUnavailableError("crash")
+        store_row(self, state, *rest, **named)
+
+    monkeypatch.setattr(Writer, "_store", crash)
+    with SQLiteStore(tmp_path / "nonces.db") as store:
+        with pytest.raises(StoreUnavailableError):
+            NonceProvider(store, "k", unit="ns").next()
+        state = store.read(fingerprint("k"))
+    assert (state.unit, state.nonce, state.synced) == ("ns", 0, 0)
+    assert state.ceiling > 10**18
+
+
+def test_after_an_error_of_the_disk_the_log_is_written_back(tmp_path: Path) -> None:
+    """A ceiling is trusted only when all that lies before it in the log is known to be on the disk (I4)."""
+    with SQLiteStore(tmp_path / "nonces.db") as store:
+        nonces = NonceProvider(store, "k", unit="ns")
+        nonces.next()
+        said: list[str] = []
+        store._writer._distrust = True
+        store._writer.connection.set_trace_callback(said.append)
+        nonces.next()
+        nonces.next()
+    checkpoints = [i for i, text in enumerate(said) if "wal_checkpoint" in text]
+    commits = [i for i, text in enumerate(said) if text == "COMMIT"]
+    assert len(checkpoints) == 1
+    assert checkpoints[0] < commits[0]
