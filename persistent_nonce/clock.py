@@ -47,13 +47,9 @@ class SystemClock:
 
     scale: Final = 1.0
 
-    def wall(self) -> int:
-        """Return CLOCK_REALTIME in nanoseconds."""
-        return time.time_ns()
-
-    def mono(self) -> int:
-        """Return CLOCK_MONOTONIC in nanoseconds (system-wide on Linux and macOS)."""
-        return time.monotonic_ns()
+    # CLOCK_REALTIME and CLOCK_MONOTONIC (system-wide on Linux and macOS), without a call in between.
+    wall = staticmethod(time.time_ns)
+    mono = staticmethod(time.monotonic_ns)
 
     def boot(self) -> str | None:
         """Return Linux's boot id (random(4)), or None elsewhere."""

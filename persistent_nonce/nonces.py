@@ -48,15 +48,15 @@ def issue(state: KeyState, now: Now, count: int = 1) -> KeyState:
     """
     if state.closed:
         check_open(state)
-    reading = now.wall // state.tick
+    unit = state.unit or DEFAULT_UNIT
+    reading = now.wall // UNITS[unit]
     if reading >= MAX_NONCE:  # a store that can keep no later time gives this one
         raise NonceRangeError(
             f"the clock stands beyond the last nonce of key {state.key}",
             "set the clock, or use a coarser unit for a new key",
         )
     last = max(state.nonce + 1, reading) + count - 1
-    seen = max(state.seen, reading)
-    state = state.marked(state.unit or DEFAULT_UNIT, last, seen)
+    state = state.marked(unit, last, max(state.seen, reading))
     if last > state.bound:
         if last > MAX_NONCE:
             raise NonceRangeError(

@@ -311,7 +311,7 @@ class KeyState(NamedTuple):
 
     def marked(self, unit: str, nonce: int, seen: int) -> KeyState:
         """Return the state after a nonce: `_replace` of these three, in a third of its time."""
-        return KeyState._make((*self[:2], unit, nonce, seen, *self[5:]))
+        return tuple.__new__(KeyState, (*self[:2], unit, nonce, seen, *self[5:]))
 
     def lead(self, wall: int) -> float:
         """Return how many seconds the mark lies ahead of the clock reading `wall` (ns); negative is behind."""

@@ -21,16 +21,15 @@ __all__ = [
     "decode",
     "decode_call",
     "encode",
-    "insert_row",
     "migrate",
     "seal",
     "select_calls",
     "select_keys",
     "select_row",
     "select_seal",
-    "update_row",
     "version",
     "write_calls",
+    "write_row",
 ]
 
 #: `execute` of a cursor or a connection.
@@ -59,7 +58,14 @@ _OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
 #: The columns of a key's row: the state's fields, how often it was written, and its check.
 _COLUMNS: Final = (*_FIELDS, "revision", "check")
 _NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
-_SEALED: Final = "\x1f".join(["%s"] * (len(_COLUMNS) - 1))  # what the check covers
+
+#: A nonce changes the columns between these two; what stands behind them is encoded once for many.
+_NONCE: Final = _FIELDS.index("nonce")
+_HEAD: Final = _FIELDS.index("offset")
+
+# What the check covers: all columns before it.
+_HEAD_TEXT: Final = "%s\x1f" * _HEAD
+_REST_TEXT: Final = "%s\x1f" * (len(_FIELDS) - _HEAD)
 
 # All names in the queries below are constants of ours.
 select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - our own names
@@ -94,21 +100,29 @@ _CALL_COLUMNS: Final = """
 
 def encode(state: KeyState, revision: int) -> tuple[Any, ...]:
     """Return the row of `state`, written for the `revision`-th time; its check is last."""
+    head = state[:_HEAD]
+    rest, text = _encode_rest(state[_HEAD:])
+    check = _check(f"{_HEAD_TEXT % head}{text}{revision}")
+    return (*head, *rest, revision, check)
+
+
+@lru_cache(maxsize=64)
+def _encode_rest(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
+    exempt, closed, turn, queue, running = rest[_EXEMPT - _HEAD :]
     row = (
-        *state[:_EXEMPT],
-        int(state.exempt),
-        int(state.closed),
-        _dump(state.turn) if state.turn else "",
-        _dump(state.queue) if state.queue else "",
-        _dump(state.running) if state.running else "",
-        revision,
+        *rest[: _EXEMPT - _HEAD],
+        int(exempt),
+        int(closed),
+        _dump(turn) if turn else "",
+        _dump(queue) if queue else "",
+        _dump(running) if running else "",
     )
-    return (*row, _check(row))
+    return row, _REST_TEXT % row
 
 
 def decode(row: tuple[Any, ...]) -> KeyState:
     """Return the state in a row, or raise StoreCorruptError if a bit of it is not as it was written."""
-    if row[-1] != _check(row[:-1]):
+    if row[-1] != _check(f"{_HEAD_TEXT}{_REST_TEXT}%s" % row[:-1]):
         raise StoreCorruptError(
             f"the stored state of key {row[0]!r:.40} is damaged; no nonce was issued",
             RECOVER,
@@ -134,26 +148,39 @@ def _dump(value: tuple[Any, ...]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _check(row: tuple[Any, ...]) -> int:
+def _check(text: str) -> int:
     """CRC-32 of a row: SQLite's own integrity check does not see bit rot in a stored number."""
-    return crc32((_SEALED % row).encode("utf-8", "surrogatepass"), SCHEMA)
+    return crc32(text.encode("utf-8", "surrogatepass"), SCHEMA)
 
 
-def insert_row(execute: Execute, row: tuple[Any, ...]) -> None:
-    """Store the first row of a key."""
-    execute(_INSERT, row)
+def write_row(
+    execute: Callable[..., sqlite3.Cursor], old: tuple[Any, ...], row: tuple[Any, ...]
+) -> bool:
+    """Store `row` in place of `old` (empty: none yet) and return True, or False if another stands there now.
 
-
-def update_row(execute: Execute, old: tuple[Any, ...], row: tuple[Any, ...]) -> None:
-    """Store what is new in the row of a key; a third of the cost of writing all of it."""
-    changed = tuple(map(ne, old, row))
-    execute(_update(changed), (*compress(row, changed), row[0]))
+    Only what differs is written: a third of the cost of all of it.
+    """
+    if not old:
+        execute(_INSERT, row)
+        return True
+    if row[_HEAD:-2] == old[_HEAD:-2] and row[:_NONCE] == old[:_NONCE]:
+        statement, values = _NEXT, row[_NONCE:_HEAD]
+    else:
+        changed = tuple(map(ne, old[:-2], row))
+        statement, values = _update(changed), tuple(compress(row, changed))
+    return execute(statement, (*values, *seal(row), row[0], *seal(old))).rowcount == 1
 
 
 @lru_cache(maxsize=256)
 def _update(changed: tuple[bool, ...]) -> str:
-    columns = ", ".join(f'"{name}" = ?' for name in compress(_COLUMNS, changed))
-    return f'UPDATE keys SET {columns} WHERE "key" = ?'  # noqa: S608 - our own names
+    names = (*compress(_COLUMNS, changed), "revision", "check")
+    columns = ", ".join(f'"{name}" = ?' for name in names)
+    return (
+        f'UPDATE keys SET {columns} WHERE "key" = ? AND "revision" = ? AND "check" = ?'  # noqa: S608 - our own names
+    )
+
+
+_NEXT: Final = _update(tuple(_NONCE <= i < _HEAD for i in range(_HEAD)))
 
 
 def decode_call(row: tuple[Any, ...]) -> CallRecord:

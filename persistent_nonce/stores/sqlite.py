@@ -190,7 +190,8 @@ class SQLiteStore:
         Raises:
             StoreError: the state could not be locked, read, trusted or written.
         """
-        self._ready()
+        if self._state != "open" or self._pid != os.getpid():
+            self._ready()
 
         def work() -> KeyState:
             try:

@@ -2,6 +2,9 @@
 
 All of this runs under the store's lock. That is more than SQLite asks for: before 3.51.3 it can lose commits when
 two connections write and checkpoint at once.
+
+A row is written by comparing and swapping: one statement that stores it only if it is still as it was read. So what
+was read the last time need not be read again, and a nonce costs one statement.
 """
 
 from __future__ import annotations
@@ -79,6 +82,7 @@ class Writer:
         self._distrust = False
         self._row: tuple[Any, ...] = ()  # the row last read or written, and its state
         self._state = KeyState("")
+        self._undisturbed = False  # nobody else wrote between our last two
         try:
             self._set_up()
         except BaseException:
@@ -137,45 +141,53 @@ class Writer:
     def _transact(
         self, key: str, change: Change, now: Callable[[], Now], durable: bool
     ) -> KeyState:
-        execute, proven = self._execute, 0
+        proven = 0
         while True:
             self._files.check()
-            if self._full is not durable:
-                self._set_full(durable)
-            execute("BEGIN IMMEDIATE")
-            found = self._load(key)
-            old = KeyState(key) if found is None else found
+            self._set_full(durable)
+            # Kept from the last time, it may be outdated: then nothing is stored, and what came of it does not count.
+            kept = self._undisturbed and self._state.key == key
+            old = self._state if kept else self._load(key)
             time = now()
-            woken = old
-            records: tuple[CallRecord, ...] = ()
-            if old.boot != time.boot:
-                woken, records = wake(old, time)
-            changed = change(woken, time)
+            woken, records = (old, ()) if old.boot == time.boot else wake(old, time)
+            try:
+                changed = change(woken, time)
+            except Exception:
+                if self._is_newest(old):
+                    raise
+                continue
             state = changed.state
             if state == old and not changed.records:
-                self._execute("ROLLBACK")
-                return state
-            if woken.unit not in (None, state.unit) and not durable:
-                self._execute("ROLLBACK")
+                if self._is_newest(old):
+                    return old
+            elif woken.unit not in (None, state.unit) and not durable:
                 durable = True  # no ceiling speaks for a mark in another unit
-                continue
-            if self._above(woken, state, proven):
-                self._execute("ROLLBACK")
-                # Two commits: were `synced` in the first, its readers would trust a ceiling whose fsync has
-                # not returned, and a power cut could forget it.
-                proven = ceiling(state)
-                self._set_full(True)
-                if self._distrust:
-                    self._write_back()
-                self._execute("BEGIN IMMEDIATE")
-                below = woken._replace(unit=state.unit, ceiling=proven, synced=0)
-                self._store(below, records, new=found is None)
-                self._distrust = False
-                continue
-            if proven:
-                state = state._replace(ceiling=proven, synced=proven)
-            self._store(state, records + changed.records, new=found is None)
-            return state
+            elif self._above(woken, state, proven):
+                proven = self._prove(woken, state, records)
+            else:
+                if proven:
+                    state = state._replace(ceiling=proven, synced=proven)
+                if self._store(state, records + changed.records):
+                    return state
+                proven = 0
+
+    def _prove(
+        self, before: KeyState, after: KeyState, records: tuple[CallRecord, ...]
+    ) -> int:
+        """Put a ceiling above the nonce of `after` on the disk and return it.
+
+        In a commit before the nonce's own: were `synced` in it, its readers would trust a ceiling whose fsync has not
+        returned, and a power cut could forget it.
+        """
+        proven = ceiling(after)
+        self._set_full(True)
+        if self._distrust:
+            self._write_back()
+        below = before._replace(unit=after.unit, ceiling=proven, synced=0)
+        if not self._store(below, records):
+            return 0
+        self._distrust = False
+        return proven
 
     def _write_back(self) -> None:
         """Empty the `-wal` into the database: after a failed fsync, frames in it may be lost that look as if kept."""
@@ -195,24 +207,28 @@ class Writer:
         synced = 0 if self._distrust else after.synced
         return after.nonce > max(proven, synced)
 
-    def _load(self, key: str) -> KeyState | None:
-        """Return the stored state of `key`; a row that nobody has written since is not read again."""
-        if self._state.key == key:
-            found = self._execute(rows.select_seal, (key,)).fetchall()
-            if found and found[0] == rows.seal(self._row):
-                return self._state
+    def _load(self, key: str) -> KeyState:
+        """Return the newest state of `key`; a row that nobody has written since is not read again."""
+        if self._state.key == key and self._is_newest(self._state):
+            return self._state
         found = self._execute(rows.select_row, (key,)).fetchall()
         if not found:
             self._check_version()
-            return None
+            self._row, self._state = (), KeyState(key)
+            return self._state
         try:
-            self._state = rows.decode(found[0])
+            state = rows.decode(found[0])
         except StoreCorruptError:
-            self._state = KeyState("")
             self._check_version()  # the check of another schema's row differs too
             raise
-        self._row = found[0]
-        return self._state
+        self._row, self._state = found[0], state
+        return state
+
+    def _is_newest(self, state: KeyState) -> bool:
+        """Whether the stored row is still that of `state`, the one last read or written."""
+        found = self._execute(rows.select_seal, (state.key,)).fetchall()
+        self._undisturbed = found == [rows.seal(self._row)]
+        return self._undisturbed or not (found or self._row)
 
     def _check_version(self) -> None:
         found = rows.version(self.connection)
@@ -222,19 +238,22 @@ class Writer:
                 "restart this program with the newer version",
             )
 
-    def _store(
-        self, state: KeyState, records: tuple[CallRecord, ...], *, new: bool
-    ) -> None:
-        if new:
-            row = rows.encode(state, 1)
-            rows.insert_row(self._execute, row)
-        else:
-            row = rows.encode(state, rows.seal(self._row)[0] + 1)
-            rows.update_row(self._execute, self._row, row)
+    def _store(self, state: KeyState, records: tuple[CallRecord, ...]) -> bool:
+        """Commit `state` with its records; False, and nothing is written, if the row is not as it was read."""
+        revision = rows.seal(self._row)[0] + 1 if self._row else 1
+        row = rows.encode(state, revision)
+        if records:
+            self._execute("BEGIN IMMEDIATE")
+        if not rows.write_row(self._execute, self._row, row):
+            self._undisturbed = False
+            if records:
+                self._execute("ROLLBACK")
+            return False
         if records:
             rows.write_calls(self._execute, records)
-        self._execute("COMMIT")
+            self._execute("COMMIT")
         self._row, self._state = row, state
+        return True
 
     def adopt_boot(self, *, alone: bool) -> str:
         """Return the boot's name where the system tells none: a new one if no session lives, else theirs."""

@@ -28,7 +28,7 @@ CLOCKS = st.one_of(
     st.sampled_from([0, 1, -1, IN_1969, IN_2300, 2**63, -(2**63)]),
     st.integers(-(2**64), 2**64),
 )
-SANE = st.integers(SECOND, 2**63 - 1)
+SANE = st.integers(SECOND, MAX_NONCE - 1)  # at the last there is no nonce to come
 UNIT = st.sampled_from([*UNITS])
 COUNTS = st.one_of(st.just(1), st.integers(1, 1_000_000))
 

@@ -19,6 +19,7 @@ from persistent_nonce import nonces
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import (
     ConfigurationError,
+    KeyClosedError,
     StoreCorruptError,
     StoreError,
     StoreReplacedError,
@@ -27,7 +28,13 @@ from persistent_nonce.errors import (
     StoreVersionError,
 )
 from persistent_nonce.provider import NonceProvider
-from persistent_nonce.state import Changed, KeyState, Waiting, fingerprint
+from persistent_nonce.state import (
+    CallRecord,
+    Changed,
+    KeyState,
+    Waiting,
+    fingerprint,
+)
 from persistent_nonce.stores.sqlite import SQLiteStore
 from persistent_nonce.stores.writer import Writer
 from tests.support.clocks import StillClock
@@ -37,6 +44,8 @@ from tests.support.workers import KEY, live
 
 #: Seconds; a guard for what is done by another thread.
 GUARD = 60.0
+
+KEY_ID = fingerprint(KEY)
 
 #: ms between two ceilings: as far as nonces go before the disk is asked again.
 FIVE_SECONDS = 5_000
@@ -93,6 +102,11 @@ def _execute(path: Path, *statements: str) -> list[Any]:
 # --- the order of commits (I4)
 
 
+def _writes(sql: str) -> bool:
+    """Whether a statement stores something: in a transaction of its own, unless one is open."""
+    return sql.startswith(("INSERT", "UPDATE", "COMMIT"))
+
+
 class Trace:
     """The marks of a key after each of a store's commits, with the level of `synchronous` it was made at."""
 
@@ -110,7 +124,7 @@ class Trace:
         cursor = self._real(sql, *arguments)
         if sql.startswith("PRAGMA synchronous ="):
             self._level = int(sql.rpartition("=")[2])
-        if sql == "COMMIT":
+        if _writes(sql) and not self._writer.connection.in_transaction:
             query = "SELECT nonce, ceiling, synced FROM keys"
             nonce, ceiling, synced = _execute(self._path, query)[-1]
             self.commits.append((self._level == 2, nonce, ceiling, synced))
@@ -195,7 +209,7 @@ def test_failure_of_the_disk_voids_what_was_trusted(
     real = store._writer._execute
 
     def fail(sql: str, *arguments: Any) -> sqlite3.Cursor:
-        if sql == "COMMIT":
+        if _writes(sql):
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode = sqlite3.SQLITE_IOERR | 4 << 8  # of the fsync
             raise error
@@ -229,6 +243,51 @@ def test_ceiling_of_a_killed_process_is_not_trusted(
     trace = Trace(store, path)
     provider.next()
     assert [full for full, *_ in trace.commits] == [True, False]
+
+
+def test_refusal_of_an_outdated_state_does_not_count(path: Path) -> None:
+    """A key that another process opened again issues nonces, though this one remembers it as closed."""
+    with SQLiteStore(path) as store, SQLiteStore(path) as other:
+        provider = NonceProvider(store, KEY)
+        provider.next()
+        provider.next()
+        key = provider.key
+        store.update(key, lambda state, _: Changed(state._replace(closed=True)))
+        with pytest.raises(KeyClosedError):
+            provider.next()
+        other.update(key, lambda state, _: Changed(state._replace(closed=False)))
+        assert provider.next() == provider.last
+
+
+def test_outdated_state_is_never_returned(path: Path) -> None:
+    """A change that changes nothing returns the newest state, not the one remembered."""
+    with SQLiteStore(path) as store, SQLiteStore(path) as other:
+        provider, rival = NonceProvider(store, KEY), NonceProvider(other, KEY)
+        provider.next()
+        provider.next()
+        last = rival.next()
+        assert store.update(KEY_ID, lambda state, _: Changed(state)).nonce == last
+        assert provider.next() > last
+
+
+def test_call_records_are_not_written_for_an_outdated_state(path: Path) -> None:
+    """A change computed from an outdated state leaves no record behind; it is computed again from the newest."""
+    with SQLiteStore(path) as store, SQLiteStore(path) as other:
+        provider, rival = NonceProvider(store, KEY), NonceProvider(other, KEY)
+        provider.next()
+        provider.next()
+        last = rival.next()
+        states: list[KeyState] = []
+
+        def change(state: KeyState, now: Now) -> Changed:
+            states.append(state)
+            name = f"call-{len(states)}"
+            call = (name, KEY_ID, "session", "Balance", 1, state.nonce, now.wall, 0, 5)
+            return Changed(nonces.issue(state, now), (CallRecord(*call, "ok", 1),))
+
+        assert store.update(KEY_ID, change).nonce == provider.last > last
+        assert [state.nonce for state in states[1:]] == [last]
+        assert [record.nonce for record in store.calls(KEY_ID)] == [last]
 
 
 def test_database_is_set_up_as_designed(store: SQLiteStore, path: Path) -> None:
@@ -815,11 +874,11 @@ def test_a_ceiling_is_stored_with_its_unit(
     store_row = Writer._store
     stored: list[KeyState] = []
 
-    def crash(self: Writer, state: KeyState, *rest: Any, **named: Any) -> None:
+    def crash(self: Writer, state: KeyState, *rest: Any, **named: Any) -> bool:
         stored.append(state)
         if len(stored) > 1:
             raise StoreUnavailableError("crash")
-        store_row(self, state, *rest, **named)
+        return store_row(self, state, *rest, **named)
 
     monkeypatch.setattr(Writer, "_store", crash)
     with SQLiteStore(tmp_path / "nonces.db") as store:
@@ -841,6 +900,6 @@ def test_after_an_error_of_the_disk_the_log_is_written_back(tmp_path: Path) -> N
         nonces.next()
         nonces.next()
     checkpoints = [i for i, text in enumerate(said) if "wal_checkpoint" in text]
-    commits = [i for i, text in enumerate(said) if text == "COMMIT"]
+    commits = [i for i, text in enumerate(said) if _writes(text)]
     assert len(checkpoints) == 1
     assert checkpoints[0] < commits[0]
