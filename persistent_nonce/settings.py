@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from persistent_nonce.clock import Now, nanoseconds
 from persistent_nonce.errors import ConfigurationError, UnitMismatchError
 from persistent_nonce.state import KeyState, Rate, Wanted
 
 __all__ = ["configure", "set_tier"]
+
+_NO_OPINION: Final = Wanted()[2:]
 
 
 def configure(state: KeyState, wanted: Wanted) -> KeyState:
@@ -26,6 +30,8 @@ def configure(state: KeyState, wanted: Wanted) -> KeyState:
         state = state._replace(unit=wanted.unit)
     if wanted.label is not None and wanted.label != state.label:
         state = state._replace(label=wanted.label)
+    if wanted[2:] == _NO_OPINION:  # as of every nonce without a gate
+        return state
     for name in ("min_interval", "attempts", "max_lead"):
         value, stored = getattr(wanted, name), getattr(state, name)
         if value is None or value == stored:
