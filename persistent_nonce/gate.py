@@ -30,15 +30,12 @@ class CallGate:
     """The way to an exchange for the calls of one key.
 
     Args:
-        store: where the key's state is kept, for all processes that use the key.
-        key: the public part of the API key; only its fingerprint is kept.
+        store, key, label, unit: as of a `NonceProvider`.
         min_interval: seconds between the starts of two calls; None follows the key's own, 0.2 at first.
         rate: the exchange's call counter; None follows the key's own, none at first.
         timeout: seconds a call may wait for its turn.
         hold_timeout: seconds after which a call that has not ended is overtaken; more than any request may take.
         recovery: what is done about a refused nonce; None follows the key's own.
-        label: a name for people, shown beside the fingerprint.
-        unit: the unit of the key's nonces; None follows the key's own, ms at first.
         default_rate: the call counter of a key for which nobody has named one.
 
     Raises:

@@ -21,6 +21,7 @@ __all__ = [
     "check_open",
     "issue",
     "jump",
+    "lift",
     "raise_floor",
     "reopen",
     "set_unit",
@@ -104,6 +105,27 @@ def raise_floor(state: KeyState, now: Now, at_least: int) -> KeyState:
         state._replace(
             unit=state.unit or DEFAULT_UNIT, nonce=at_least, seen=seen, offset=offset
         )
+    )
+
+
+def lift(state: KeyState, now: Now, unit: str | None, nonce: int) -> KeyState:
+    """Go on above `nonce` ticks of `unit`, what may have been issued since, and the clock; a closed key stays closed.
+
+    For a state that may be older than what was issued, so that no ceiling can be trusted to be the last.
+    """
+    lifted = state
+    if unit is not None and (state.unit is None or UNITS[unit] < state.tick):
+        lifted = set_unit(state, now, unit)
+    tick = UNITS[unit or DEFAULT_UNIT]
+    least = max(-(-nonce * tick // lifted.tick), lifted.nonce)
+    least = max(least + _CEILING // lifted.tick, now.wall // lifted.tick)
+    lifted = raise_floor(lifted, now, min(least, MAX_NONCE - 1))
+    return lifted._replace(
+        refusals=state.refusals,
+        diagnosis=state.diagnosis,
+        closed=state.closed,
+        ceiling=max(lifted.ceiling, lifted.nonce),
+        synced=0,
     )
 
 

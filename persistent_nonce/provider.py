@@ -28,7 +28,7 @@ class NonceProvider:
     go to an exchange use a `CallGate`, which also keeps them in order on their way; use one or the other for a key.
 
     Args:
-        store: where the key's state is kept.
+        store: where the key's state is kept, for all processes that use the key.
         key: the public part of the API key; only its fingerprint is kept.
         unit: "ms", "us", "10ns", "ns" or "s"; None follows the key's own, which is ms at first.
         label: a name for people, shown beside the fingerprint.

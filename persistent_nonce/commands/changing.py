@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 import click
 
 from persistent_nonce import kraken, nonces, settings
-from persistent_nonce.clock import nanoseconds
+from persistent_nonce.clock import Now, nanoseconds
 from persistent_nonce.commands.access import find_key, open_writer
 from persistent_nonce.commands.options import as_json, chosen, database, emit
 from persistent_nonce.state import (
     UNITS,
-    Change,
     Changed,
+    KeyState,
     Rate,
     Recovery,
     seconds_argument,
@@ -31,16 +32,15 @@ _TIERS: Final = (*kraken.TIERS, "none")
 
 def _apply(
     given: str,
-    change: Change,
+    rule: Callable[[KeyState, Now], KeyState],
     *,
     as_json: bool,
-    new: bool = False,
-    durable: bool = False,
+    new: bool = True,
 ) -> None:
-    """Change a key and print what came of it."""
+    """Change a key, which may be a `new` one, and print what came of it."""
     key = find_key(chosen(), given, new=new)
     with open_writer(chosen()) as store:
-        state = store.update(key, change, durable=durable)
+        state = store.update(key, lambda s, now: Changed(rule(s, now)), durable=True)
         now, path = store.now(), store.path
     from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
@@ -81,13 +81,7 @@ def raise_floor(key: str, value: int, *, as_json: bool) -> None:
     \b
         printf %s "$API_KEY" | sha256sum | cut -c 1-16
     """  # noqa: D301 - click looks for the backspace
-    _apply(
-        key,
-        lambda state, now: Changed(nonces.raise_floor(state, now, value)),
-        as_json=as_json,
-        new=True,
-        durable=True,
-    )
+    _apply(key, lambda s, now: nonces.raise_floor(s, now, value), as_json=as_json)
 
 
 @click.command("set-unit")
@@ -101,13 +95,7 @@ def set_unit(key: str, unit: str, *, as_json: bool) -> None:
     UNIT is s, ms, us, 10ns or ns; it holds for all programs of the key. Opens a closed key. There is no way back:
     nonces in a coarser unit would be lower.
     """
-    _apply(
-        key,
-        lambda state, now: Changed(nonces.set_unit(state, now, unit)),
-        as_json=as_json,
-        new=True,
-        durable=True,
-    )
+    _apply(key, lambda s, now: nonces.set_unit(s, now, unit), as_json=as_json)
 
 
 @click.command("set-tier")
@@ -169,13 +157,7 @@ def set_tier(
         attempts=None if attempts is None else Recovery(attempts=attempts).attempts,
         max_lead=_given("--max-lead", max_lead),
     )
-    _apply(
-        key,
-        lambda state, now: Changed(change(state, now)),
-        as_json=as_json,
-        new=True,
-        durable=True,
-    )
+    _apply(key, change, as_json=as_json)
 
 
 def _given(option: str, value: float | None) -> int | None:
@@ -192,12 +174,7 @@ def reopen(key: str, *, as_json: bool) -> None:
     Look at the diagnosis in `show` first: while another program shuts this one out, raise-floor or a new key helps,
     and opening it only feeds the exchange's lockout.
     """
-    _apply(
-        key,
-        lambda state, _: Changed(nonces.reopen(state)),
-        as_json=as_json,
-        durable=True,
-    )
+    _apply(key, lambda s, _: nonces.reopen(s), as_json=as_json, new=False)
 
 
 #: In the order of `--help`.

@@ -20,11 +20,8 @@ __all__ = ["RECOVER", "RETRIED", "explain", "inherited", "primary"]
 
 _NONE: Final = "no nonce was issued"
 
-#: What can be done about damage: what is left is not to be trusted, and the exchange knows the last nonce.
-RECOVER: Final = (
-    "to recover, stop all programs of the store, move its files away, and raise-floor "
-    "each key above the last nonce it may have used"
-)
+#: What can be done about damage.
+RECOVER: Final = "stop all programs of the store, then run: persistent-nonce recover"
 
 #: Primary result codes (sqlite.org/rescode.html) and what they come to.
 _MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
@@ -100,5 +97,5 @@ def inherited(path: Path) -> ForkedCallError:
     """Return the error for a child process that uses what its parent was using."""
     return ForkedCallError(
         f"{path} was in use while this process was forked from another",
-        "open a new store in the child, or start processes by spawn",
+        "restart this process; start it by spawn, or fork while the store rests",
     )

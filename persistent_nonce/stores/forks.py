@@ -10,9 +10,11 @@ import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Protocol
 
-__all__ = ["keep_for_ever", "register"]
+__all__ = ["inherit", "let_go", "register"]
 
 
 class Forkable(Protocol):
@@ -38,11 +40,46 @@ def register(store: Forkable) -> None:
     _stores.add(store)
 
 
-def keep_for_ever(inherited: object) -> None:
-    """Let nothing end the life of `inherited`, not even the interpreter's end."""
+class Closable(Protocol):
+    """A connection, or what holds one."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+#: What was inherited and is open still, by the path of its database, whatever became of its store: the connections,
+#: and whether they may be closed, to be asked under the lock.
+_inherited: dict[Path, list[tuple[Callable[[], bool], list[Closable]]]] = {}
+
+
+def inherit(
+    path: Path, may_be_closed: Callable[[], bool], connections: Iterable[Closable]
+) -> None:
+    """Keep `connections` until `let_go`: nothing else ends their life, not even the interpreter's end."""
     from ctypes import py_object, pythonapi  # noqa: PLC0415 - loaded before the fork
 
-    pythonapi.Py_IncRef(py_object(inherited))
+    kept = list(connections)
+    for connection in kept:
+        pythonapi.Py_IncRef(py_object(connection))
+    _inherited.setdefault(path, []).append((may_be_closed, kept))
+
+
+def let_go(path: Path) -> bool:
+    """Close all that was inherited of the database `path`, under its lock; False if some of it has to stay.
+
+    All of it, before a connection is opened anew: SQLite takes one connection's locks for those of the process, and
+    those inherited were never given to it by the kernel.
+    """
+    entries = _inherited.get(path, [])
+    while entries:
+        may_be_closed, kept = entries[-1]
+        if not may_be_closed():
+            return False
+        while kept:
+            kept[-1].close()
+            kept.pop()
+        entries.pop()
+    return True
 
 
 def _before() -> None:

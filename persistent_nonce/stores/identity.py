@@ -1,7 +1,8 @@
 """Whether the files of a store are still those it opened.
 
 A WAL database that was unlinked, renamed or replaced goes on issuing from the dead file; an unlinked `-wal` or `-shm`
-splits its users in two; a replaced lock file admits two holders. So each transaction compares, under the lock.
+splits its users in two; a replaced lock file admits two holders; marks that were deleted warn nobody. So each
+transaction compares, under the lock.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ __all__ = ["Files"]
 #: Nanoseconds between two times that a file system tells apart, generously (Linux: one tick, 1 to 10 ms).
 _GRAIN: Final = 2_000_000_000
 
-_SUFFIXES: Final = ("", ".lock", "-wal", "-shm")
+_SUFFIXES: Final = ("", ".lock", ".marks", "-wal", "-shm")
 
 
 class Files:
-    """Device and inode of the database, its lock file, `-wal` and `-shm`, as they were recorded."""
+    """Device and inode of the database, its lock file, marks, `-wal` and `-shm`, as they were recorded."""
 
     def __init__(self, path: Path) -> None:
         self._paths = [f"{path}{suffix}" for suffix in _SUFFIXES]
@@ -37,7 +38,7 @@ class Files:
     def check(self) -> None:
         """Raise StoreReplacedError if a file was deleted or replaced since.
 
-        That changes the directory's time too, so that one look at it stands for four as long as it is quiet. A time
+        That changes the directory's time too, so that one look at it stands for all as long as it is quiet. A time
         counts only when it is so old that no later change can have got the same one. It is the time of change of the
         inode, which nobody can set: a backup put back by rsync or tar restores the other one.
         """
@@ -55,7 +56,7 @@ class Files:
 
         The last to close unlinks `-wal` and `-shm` by name: they have to be its own, or gone.
         """
-        database, _, *others = zip(self._paths, self._recorded, strict=False)
+        database, _, _, *others = zip(self._paths, self._recorded, strict=False)
         return _identity(database[0]) == database[1] and all(
             _identity(path) in (recorded, (0, 0)) for path, recorded in others
         )

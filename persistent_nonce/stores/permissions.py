@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 #: What lies beside a database and is named after it.
-BESIDE: Final = ("-wal", "-shm", ".lock", ".sessions")
+BESIDE: Final = ("-wal", "-shm", ".lock", ".marks", ".sessions")
 
 #: What a shared directory allows and passes on; on macOS, new files have their directory's group in any case.
 _GROUP_DIRECTORY: Final = 0o070 if sys.platform == "darwin" else 0o2070
@@ -121,12 +121,7 @@ def check_directory(path: Path, found: os.stat_result, *, shared: bool) -> None:
     Raises:
         StorePermissionError: it is refused.
     """
-    if stat.S_ISLNK(found.st_mode):
-        raise _link(path)
-    if not stat.S_ISDIR(found.st_mode):
-        raise StorePermissionError(
-            f"{shown(path)} is no directory", "one is needed there"
-        )
+    _check_kind(path, found, stat.S_IFDIR, "is no directory")
     if found.st_uid != 0:
         _check_owner(path, found, shared=shared)
     _check_mode(path, found)
@@ -160,12 +155,7 @@ def check_file(path: Path, found: os.stat_result, *, shared: bool) -> None:
     Raises:
         StorePermissionError: it is refused.
     """
-    if stat.S_ISLNK(found.st_mode):
-        raise _link(path)
-    if not stat.S_ISREG(found.st_mode):
-        raise StorePermissionError(
-            f"{shown(path)} is not a regular file", "one is needed there"
-        )
+    _check_kind(path, found, stat.S_IFREG, "is not a regular file")
     if found.st_nlink > 1:
         # SQLite and the lock name their other files after one of the names only.
         raise StorePermissionError(
@@ -173,6 +163,14 @@ def check_file(path: Path, found: os.stat_result, *, shared: bool) -> None:
         )
     _check_owner(path, found, shared=shared)
     _check_mode(path, found)
+
+
+def _check_kind(path: Path, found: os.stat_result, kind: int, fault: str) -> None:
+    """Refuse a link, and what is of another kind than `kind`, one of stat's S_IF constants."""
+    if stat.S_ISLNK(found.st_mode):
+        raise _link(path)
+    if stat.S_IFMT(found.st_mode) != kind:
+        raise StorePermissionError(f"{shown(path)} {fault}", "one is needed there")
 
 
 def _check_owner(path: Path, found: os.stat_result, *, shared: bool) -> None:

@@ -35,8 +35,9 @@ __all__ = [
     "explain",
     "home_path",
     "make_directory",
-    "open_lock",
+    "open_beside",
     "prepare",
+    "sync",
 ]
 
 #: The environment variable that names the database for all who name none.
@@ -147,7 +148,7 @@ def make_directory(path: Path, *, shared: bool) -> None:
             return
         os.mkdir(path, mode)
         os.chmod(path, mode)
-        _sync(path.parent)
+        sync(path.parent)
     except FileExistsError:
         pass  # another process was faster
     except OSError as error:
@@ -168,34 +169,34 @@ def create_database(path: Path, *, shared: bool) -> bool:
         except FileExistsError:
             _grant(path, _FILE[shared])
             if not os.stat(path).st_size:
-                _sync(path.parent)  # whoever created it may have died before doing so
+                sync(path.parent)  # whoever created it may have died before doing so
             return False
     except OSError as error:
         raise explain(error, path) from error
     return True
 
 
-def open_lock(path: Path, *, shared: bool) -> int:
-    """Return a descriptor of the lock file of the database `path`, which is created if missing, never truncated.
+def open_beside(path: Path, suffix: str, *, shared: bool) -> int:
+    """Return a descriptor of a file named after the database `path`, created if missing, never truncated.
 
     Raises:
         StorePermissionError: what was opened is not a file that can be trusted.
         StoreError: it cannot be opened.
     """
-    lock = path.with_name(path.name + ".lock")
+    file = path.with_name(path.name + suffix)
     try:
         try:
-            descriptor = _create(lock, shared=shared)
+            descriptor = _create(file, shared=shared)
         except FileExistsError:
-            descriptor = os.open(lock, _OPEN)
+            descriptor = os.open(file, _OPEN)
         try:
-            check_file(lock, os.fstat(descriptor), shared=shared)
+            check_file(file, os.fstat(descriptor), shared=shared)
             _grant(descriptor, _FILE[shared])
         except BaseException:
             os.close(descriptor)
             raise
     except OSError as error:
-        raise explain(error, lock) from error
+        raise explain(error, file) from error
     return descriptor
 
 
@@ -205,7 +206,7 @@ def _create(path: Path, *, shared: bool) -> int:
     descriptor = os.open(path, _OPEN | os.O_CREAT | os.O_EXCL, mode)
     try:
         os.fchmod(descriptor, mode)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         os.close(descriptor)
         raise
@@ -223,7 +224,7 @@ def _grant(file: int | Path, mode: int) -> None:
         os.chmod(file, mode)
 
 
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Put the names in `directory` on the disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

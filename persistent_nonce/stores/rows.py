@@ -17,6 +17,7 @@ from persistent_nonce.stores.failures import RECOVER
 
 __all__ = [
     "KEPT_CALLS",
+    "PAGE",
     "SCHEMA",
     "decode",
     "decode_call",
@@ -25,7 +26,9 @@ __all__ = [
     "seal",
     "select_calls",
     "select_keys",
+    "select_records",
     "select_row",
+    "select_rows",
     "select_seal",
     "version",
     "write_calls",
@@ -41,6 +44,9 @@ SCHEMA: Final = 1
 
 #: SQLite's `application_id` of our databases ("PNon").
 _APPLICATION: Final = 0x504E6F6E
+
+#: Bytes of a page: a commit writes whole ones, and a row needs a third of this.
+PAGE: Final = 1024
 
 #: How many settled call records are kept for a key.
 KEPT_CALLS: Final = 1000
@@ -70,13 +76,16 @@ _REST_TEXT: Final = "%s\x1f" * (len(_FIELDS) - _HEAD)
 # All names in the queries below are constants of ours.
 select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - our own names
 select_seal: Final = 'SELECT "revision", "check" FROM keys WHERE "key" = ?'
+select_rows: Final = f"SELECT {_NAMES} FROM keys"  # noqa: S608 - our own names
 select_keys: Final = 'SELECT "key" FROM keys ORDER BY "key"'
 _INSERT: Final = (
-    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
+    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608 - our own names
+    'ON CONFLICT ("key") DO NOTHING'
 )
 
 _CALL_NAMES: Final = ", ".join(f'"{name}"' for name in CallRecord._fields)
 _CALL: Final = f"SELECT {_CALL_NAMES} FROM calls"  # noqa: S608 (our own constants)
+select_records: Final = _CALL
 _NEWEST: Final = ' ORDER BY "at" DESC, "nonce" DESC LIMIT ?'
 
 # A call that ended before keeps the number it was settled under.
@@ -106,7 +115,7 @@ def encode(state: KeyState, revision: int) -> tuple[Any, ...]:
     return (*head, *rest, revision, check)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)  # with a thousand calls waiting, half a megabyte each
 def _encode_rest(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
     exempt, closed, turn, queue, running = rest[_EXEMPT - _HEAD :]
     row = (
@@ -161,8 +170,7 @@ def write_row(
     Only what differs is written: a third of the cost of all of it.
     """
     if not old:
-        execute(_INSERT, row)
-        return True
+        return execute(_INSERT, row).rowcount == 1
     if row[_HEAD:-2] == old[_HEAD:-2] and row[:_NONCE] == old[:_NONCE]:
         statement, values = _NEXT, row[_NONCE:_HEAD]
     else:

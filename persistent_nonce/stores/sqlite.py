@@ -36,6 +36,7 @@ from persistent_nonce.stores import forks, place
 from persistent_nonce.stores.failures import explain, inherited
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.lock import StoreLock
+from persistent_nonce.stores.marks import refuse_loss
 from persistent_nonce.stores.presence import Presence
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.sessions import FileSession
@@ -86,7 +87,6 @@ class SQLiteStore:
         self.path = place.prepare(Path(path), shared=shared, create=False)
         self._reader = Reader(self.path, clock=clock)
         self._birth = threading.RLock()
-        self._inherited: list[Writer | sqlite3.Connection | None] = []
         self._begin()
         _open.add(self)
         _LOG.info("opened %s, SQLite %s", self.path, sqlite3.sqlite_version)
@@ -99,7 +99,7 @@ class SQLiteStore:
         self._presence = Presence(self.path, shared=self._shared)
         self._pending: deque[tuple[str, Change]] = deque()
         self._files = Files(self.path)
-        descriptor = place.open_lock(self.path, shared=self._shared)
+        descriptor = place.open_beside(self.path, ".lock", shared=self._shared)
         self._lock = StoreLock(descriptor, f"the lock of {self.path}", self._timeout)
         forks.register(self)
         try:
@@ -111,12 +111,12 @@ class SQLiteStore:
 
     def _open(self) -> None:
         self._files.check_lock(self._lock.descriptor)
-        self._let_go()
-        for other in list(_open):  # SQLite knows them as one: each claims locks for all
-            if other.path == self.path and other._state == "forked":
-                other._let_go()
+        if not forks.let_go(self.path):
+            raise inherited(self.path)
+        if not self.path.exists():
+            refuse_loss(self.path)
         place.create_database(self.path, shared=self._shared)
-        self._writer = Writer(self.path, self._files)
+        self._writer = Writer(self.path, self._files, shared=self._shared)
         try:
             boot = self.clock.boot()
             if boot is None:
@@ -127,15 +127,6 @@ class SQLiteStore:
             self._writer.close()
             raise
         self._boot = boot
-
-    def _let_go(self) -> None:
-        """Close what was inherited over fork, under the lock, unless that would unlink the files of others."""
-        if self._inherited and not self._left.may_be_closed():
-            raise inherited(self.path)
-        while self._inherited:
-            connection = self._inherited.pop()
-            if connection is not None:
-                connection.close()
 
     def _ready(self) -> None:
         """Make sure that this store is open in this very process."""
@@ -287,10 +278,13 @@ class SQLiteStore:
         self._lock.abandon()
         if former == "open":
             self._writer.forget()
-            self._left = self._files
-            self._inherited += [self._writer, self._reader.forget()]
-            for connection in self._inherited:
-                forks.keep_for_ever(connection)  # a finalizer would close it
+            reader = self._reader.forget()
+            forks.inherit(
+                self.path,
+                # Where a thread was inside, nobody ever may.
+                self._files.may_be_closed if rested else bool,
+                [self._writer] if reader is None else [self._writer, reader],
+            )
         self._pending.clear()
         self._presence.abandon()
 

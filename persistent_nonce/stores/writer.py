@@ -20,6 +20,7 @@ from persistent_nonce.clock import Now
 from persistent_nonce.errors import (
     ForkedCallError,
     StoreCorruptError,
+    StoreRolledBackError,
     StoreUnavailableError,
     StoreUnsupportedError,
     StoreVersionError,
@@ -28,8 +29,9 @@ from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
 from persistent_nonce.stores import rows
-from persistent_nonce.stores.failures import primary
+from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
+from persistent_nonce.stores.marks import Marks, refuse_loss, went_back
 
 __all__ = ["Writer"]
 
@@ -40,8 +42,8 @@ _OLDEST_SQLITE: Final = (3, 37, 0)
 _BUSY: Final = 0.2
 
 
-#: Bytes of a page: a commit writes whole ones, and a row needs a third of this.
-_PAGE: Final = 1024
+#: Errors that come before anything is on its way to the disk.
+_EARLY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
 #: Pages after which the `-wal` is written back, which waits for the disk: 3 MiB.
 _CHECKPOINT: Final = 3072
@@ -51,15 +53,16 @@ class Writer:
     """The writing connection of a process. Every method is to be called under the store's lock.
 
     Args:
-        path: the database, which exists; an empty file gets its schema.
+        path: the database, which exists; an empty file gets its schema, unless there are marks.
         files: what is compared before each transaction.
+        shared: for the mode of the marks, if they are made.
 
     Raises:
         StoreError: it is not a database of this library, or one this version cannot use.
         sqlite3.Error: it cannot be opened or written.
     """
 
-    def __init__(self, path: Path, files: Files) -> None:
+    def __init__(self, path: Path, files: Files, *, shared: bool) -> None:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise StoreUnsupportedError(
                 f"SQLite {sqlite3.sqlite_version} is too old",
@@ -78,20 +81,23 @@ class Writer:
         self._execute: Callable[..., sqlite3.Cursor] = self._cursor.execute
         self._forked = False
         self._files = files
+        self._marks = Marks(path, shared=shared)
         self._full: bool | None = None
         self._distrust = False
         self._row: tuple[Any, ...] = ()  # the row last read or written, and its state
         self._state = KeyState("")
         self._undisturbed = False  # nobody else wrote between our last two
         try:
-            self._set_up()
+            self._set_up(path)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self) -> None:
+    def _set_up(self, path: Path) -> None:
         found = rows.version(self.connection)
-        self._execute(f"PRAGMA page_size = {_PAGE}")  # of a new database
+        if not found:
+            refuse_loss(path)
+        self._execute(f"PRAGMA page_size = {rows.PAGE}")  # of a new database
         mode = self._execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
         if mode != "wal":
             raise StoreUnsupportedError(
@@ -105,6 +111,8 @@ class Writer:
         if found < rows.SCHEMA:
             rows.migrate(self.connection)
         self._set_full(False)
+        # After the schema is on the disk: a power cut must not leave marks of a database that never was.
+        self._marks.open()
         self._execute("BEGIN IMMEDIATE")  # makes -wal and -shm, if nobody else has
         self._files.record()
         self._execute("COMMIT")
@@ -129,8 +137,10 @@ class Writer:
         try:
             return self._transact(key, change, now, durable)
         except sqlite3.Error as error:
-            # What was on its way to the disk may be lost: ask it again before trusting `synced`.
-            self._distrust, self._full = True, None
+            self._full = None
+            if primary(error) not in _EARLY:
+                # What was on its way to the disk may be lost: ask it again before trusting `synced`.
+                self._distrust = True
             if primary(error) == sqlite3.SQLITE_ERROR:
                 self._check_version()  # another schema may have other columns
             raise
@@ -146,9 +156,9 @@ class Writer:
             self._files.check()
             self._set_full(durable)
             # Kept from the last time, it may be outdated: then nothing is stored, and what came of it does not count.
-            kept = self._undisturbed and self._state.key == key
-            old = self._state if kept else self._load(key)
+            kept = self._undisturbed and self._state.key == key and bool(self._row)
             time = now()
+            old = self._state if kept else self._load(key, time.boot)
             woken, records = (old, ()) if old.boot == time.boot else wake(old, time)
             try:
                 changed = change(woken, time)
@@ -207,22 +217,37 @@ class Writer:
         synced = 0 if self._distrust else after.synced
         return after.nonce > max(proven, synced)
 
-    def _load(self, key: str) -> KeyState:
-        """Return the newest state of `key`; a row that nobody has written since is not read again."""
-        if self._state.key == key and self._is_newest(self._state):
+    def _load(self, key: str, boot: str) -> KeyState:
+        """Return the newest state of `key`; a row that nobody has written since is not read again.
+
+        Raises:
+            StoreCorruptError: the row is damaged.
+            StoreRolledBackError: it is older than the key's mark.
+        """
+        known = self._row if self._state.key == key else ()
+        if known and self._is_newest(self._state):
             return self._state
+        row, state = self._read(key)
+        mark = self._marks.find(key)
+        if mark is not None and went_back(state, mark, boot):
+            raise StoreRolledBackError(
+                f"the database went back: key {key} stands at {state.nonce}, but {mark.nonce} "
+                f"({mark.unit}) was used; no nonce was issued",
+                RECOVER,
+            )
+        self._row, self._state = row, state
+        return state
+
+    def _read(self, key: str) -> tuple[tuple[Any, ...], KeyState]:
         found = self._execute(rows.select_row, (key,)).fetchall()
         if not found:
             self._check_version()
-            self._row, self._state = (), KeyState(key)
-            return self._state
+            return (), KeyState(key)
         try:
-            state = rows.decode(found[0])
+            return found[0], rows.decode(found[0])
         except StoreCorruptError:
             self._check_version()  # the check of another schema's row differs too
             raise
-        self._row, self._state = found[0], state
-        return state
 
     def _is_newest(self, state: KeyState) -> bool:
         """Whether the stored row is still that of `state`, the one last read or written."""
@@ -252,6 +277,8 @@ class Writer:
         if records:
             rows.write_calls(self._execute, records)
             self._execute("COMMIT")
+        if state.nonce != self._state.nonce:
+            self._marks.write(state, revision)
         self._row, self._state = row, state
         return True
 
@@ -274,6 +301,7 @@ class Writer:
         """Close the connection; the cursor first, since a statement that failed in it would keep the files open."""
         self._cursor.close()
         self.connection.close()
+        self._marks.close()
 
     def forget(self) -> None:
         """Give up the connection without a call to SQLite, in a forked child, which closes it later.

@@ -40,6 +40,33 @@ else:
     sys.exit()
 """
 
+#: A child is done with its parent's store, opens one of its own, and draws again when the parent has closed its.
+OWN = """
+import gc, os, sys
+from persistent_nonce import NonceProvider, SQLiteStore
+
+store = SQLiteStore(sys.argv[1])
+nonces = NonceProvider(store, "key")
+nonces.next()
+reading, writing = os.pipe()
+back, forth = os.pipe()
+if os.fork():
+    os.read(back, 1)
+    store.close()
+    os.write(writing, b"x")
+    os.wait()
+else:
+    if sys.argv[2] == "closed":
+        store.close()
+    del nonces, store
+    gc.collect()
+    own = NonceProvider(SQLiteStore(sys.argv[1]), "key")
+    own.next()
+    os.write(forth, b"x")
+    os.read(reading, 1)
+    print(own.next(), flush=True)
+"""
+
 #: Another process goes far ahead of the clock, and is killed.
 OTHER = """
 import os, signal, sys
@@ -91,3 +118,18 @@ def test_a_child_of_a_closed_store(tmp_path: Path, how: str) -> None:
         parent.wait()
     assert out == ("ForkedCallError\n" if how == "used" else "")
     assert run(LAST, path) > ahead
+
+
+@pytest.mark.parametrize("how", ["closed", "dropped"])
+def test_a_child_with_a_store_of_its_own(tmp_path: Path, how: str) -> None:
+    """What was inherited is closed before a new store is opened, also when the old one is gone: its locks are real."""
+    path = tmp_path / "nonces.db"
+    done = subprocess.run(
+        [sys.executable, "-c", OWN, str(path), how],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=True,
+    )
+    assert not done.stderr
+    assert run(LAST, path) > int(done.stdout)

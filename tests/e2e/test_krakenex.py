@@ -27,8 +27,10 @@ from persistent_nonce.testing import (
     LostReply,
     ScaledClock,
 )
+from tests.support import trading
 from tests.support.processes import Children
-from tests.support.trading import LIMIT, Aside, client, outcomes, until
+from tests.support.simulated import LIMIT
+from tests.support.trading import Aside, client, outcomes, until
 
 SCALE: Final = 20
 PROCESSES: Final = 4
@@ -47,17 +49,7 @@ def exchange() -> Iterator[KrakenSimulator]:
         yield simulator
 
 
-@pytest.fixture
-def account(exchange: KrakenSimulator) -> Credentials:
-    """Return a fresh key of that exchange."""
-    return exchange.add_key()
-
-
-@pytest.fixture
-def store(exchange: KrakenSimulator, tmp_path: Path) -> Iterator[SQLiteStore]:
-    """Open a store by the exchange's clock."""
-    with SQLiteStore(tmp_path / "nonces.db", clock=exchange.clock) as opened:
-        yield opened
+account, store = trading.account, trading.store
 
 
 def check_replies(crew: Crew, keys: int) -> None:

@@ -28,7 +28,9 @@ from persistent_nonce.testing import (
     Throttled,
     Unavailable,
 )
-from tests.support.trading import GUARD, LIMIT, client, outcomes
+from tests.support import trading
+from tests.support.simulated import LIMIT
+from tests.support.trading import GUARD, client, outcomes
 
 ConnectionError_ = requests.exceptions.ConnectionError
 HTTPError = requests.exceptions.HTTPError
@@ -51,17 +53,7 @@ def exchange() -> Iterator[KrakenSimulator]:
         yield simulator
 
 
-@pytest.fixture
-def account(exchange: KrakenSimulator) -> Credentials:
-    """Return a fresh key of that exchange."""
-    return exchange.add_key()
-
-
-@pytest.fixture
-def store(exchange: KrakenSimulator, tmp_path: Path) -> Iterator[SQLiteStore]:
-    """Open a store by the exchange's clock."""
-    with SQLiteStore(tmp_path / "nonces.db", clock=exchange.clock) as opened:
-        yield opened
+account, store = trading.account, trading.store
 
 
 @pytest.mark.parametrize(

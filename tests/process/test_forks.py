@@ -25,11 +25,14 @@ from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Changed, KeyState
 from persistent_nonce.stores import forks
 from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support import databases
 from tests.support.processes import GUARD, Children, descriptors
 from tests.support.workers import KEY, hold_lock, next_by
 
 # These tests fork beside threads on purpose.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+path, store = databases.path, databases.store
 
 FORKS = 60
 
@@ -63,19 +66,6 @@ class Fork:
         os.waitpid(self.pid, 0)
         assert ready, f"child {self.pid} hung"
         return found.decode()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a database."""
-    return tmp_path / "nonces.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[SQLiteStore]:
-    """Yield an open store."""
-    with SQLiteStore(path, timeout=60) as store:
-        yield store
 
 
 @contextmanager

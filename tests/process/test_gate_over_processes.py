@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,29 +15,12 @@ import pytest
 
 from persistent_nonce import CallGate, GateTimeoutError, SQLiteStore
 from persistent_nonce.clock import SECOND
+from tests.support import databases
 from tests.support.callers import GUARD, Book, Caller, Refused, until, work
 from tests.support.processes import Children
 from tests.support.workers import KEY
 
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return where the database is."""
-    return tmp_path / "nonces.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[SQLiteStore]:
-    """Return a store of this process."""
-    with SQLiteStore(path, timeout=60) as opened:
-        yield opened
-
-
-@pytest.fixture
-def children() -> Iterator[Children]:
-    """Return the child processes of a test."""
-    with Children() as started:
-        yield started
+path, store, children = databases.path, databases.store, databases.children
 
 
 @pytest.fixture
@@ -51,6 +33,13 @@ def queued(store: SQLiteStore, gate: CallGate, pid: int) -> bool:
     """Whether a call of that process waits."""
     queue = store.read(gate.key).queue
     return any(call.session.startswith(f"{pid}-") for call in queue)
+
+
+def line_up(store: SQLiteStore, gate: CallGate, *callers: Caller) -> None:
+    """Have each caller want a call, the next once the one before has its place in the queue."""
+    for caller in callers:
+        caller.ask("Balance")
+        until(partial(queued, store, gate, caller.pid), "a place in the queue")
 
 
 # --- one in flight
@@ -147,11 +136,7 @@ def test_first_come_first_served(
     """Processes get their turn in the order in which they came (I7)."""
     callers = [Caller(children, path) for _ in range(4)]
     callers[0].enter("Balance")
-    for caller in callers[1:]:
-        caller.ask("Balance")
-        until(
-            partial(queued, store, gate, caller.pid), "a place in the queue"
-        )  # a default binds the loop
+    line_up(store, gate, *callers[1:])
     nonces = []
     for holder, next_ in itertools.pairwise(callers):
         holder.leave()
@@ -169,8 +154,7 @@ def test_a_killed_holder(
     """After SIGKILL of the holder the next is in at once, and the call is on record with method and nonce (I3)."""
     holder, next_ = Caller(children, path), Caller(children, path)
     nonce = holder.enter("AddOrder", durable=True)
-    next_.ask("Balance")
-    until(lambda: queued(store, gate, next_.pid), "a place in the queue")
+    line_up(store, gate, next_)
     holder.signal(signal.SIGKILL)
     assert next_.answer() > nonce
     (record,) = store.calls()
@@ -213,11 +197,7 @@ def test_a_waiter_that_does_not_move(
     """Nobody waits long for a waiter that was killed or stopped (I7, fault A35)."""
     waiter, next_ = Caller(children, path), Caller(children, path)
     with gate.call("Balance"):
-        for caller in (waiter, next_):
-            caller.ask("Balance")
-            until(
-                partial(queued, store, gate, caller.pid), "a place"
-            )  # a default binds the loop
+        line_up(store, gate, waiter, next_)
         waiter.signal(how)
     assert isinstance(next_.answer(), int)
     assert queued(store, gate, waiter.pid) == (how == signal.SIGSTOP)
@@ -230,15 +210,10 @@ def test_a_waiter_that_moves_again(
     """A waiter that was stopped and passed over goes before all who came after it, once it moves (I7)."""
     waiter, next_, last = (Caller(children, path) for _ in range(3))
     with gate.call("Balance"):
-        for caller in (waiter, next_):
-            caller.ask("Balance")
-            until(
-                partial(queued, store, gate, caller.pid), "a place"
-            )  # a default binds the loop
+        line_up(store, gate, waiter, next_)
         waiter.signal(signal.SIGSTOP)
     next_.answer()
-    last.ask("Balance")
-    until(lambda: queued(store, gate, last.pid), "a place in the queue")
+    line_up(store, gate, last)
     assert any(call.late for call in store.read(gate.key).queue)
     waiter.signal(signal.SIGCONT)
     until(lambda: not any(c.late for c in store.read(gate.key).queue), "its return")
@@ -255,11 +230,7 @@ def test_a_stopped_holder(
     """A stopped holder keeps its call; the others are told of it in time, and the order is kept (I5, I8, A17)."""
     holder, first, second = (Caller(children, path) for _ in range(3))
     nonce = holder.enter("Ledgers")
-    for caller in (first, second):
-        caller.ask("Balance")
-        until(
-            partial(queued, store, gate, caller.pid), "a place"
-        )  # a default binds the loop
+    line_up(store, gate, first, second)
     holder.signal(signal.SIGSTOP)
     begin = time.monotonic()
     with pytest.raises(GateTimeoutError) as raised:

@@ -112,16 +112,21 @@ def test_multiprocessing_pools(tmp_path: Path, method: str) -> None:
     assert len(set(drawn)) == len(drawn) == 1_000
 
 
-def test_soak_for_three_seconds(tmp_path: Path) -> None:
-    """A short soak (6 processes, one killed and started anew every 0.2 s) finds no violation (I1, I2, I3)."""
+def soak(directory: Path, seconds: float) -> subprocess.CompletedProcess[str]:
+    """Run the soak of nonces, whose logs are in `directory`, and return how it ended."""
     command = [sys.executable, str(ROOT / "scripts/soak.py"), "nonces"]
-    done = subprocess.run(
-        [*command, "--seconds", "3", "--directory", str(tmp_path), "--least", "0"],
+    return subprocess.run(
+        [*command, f"--seconds={seconds}", f"--directory={directory}", "--least=0"],
         capture_output=True,
         text=True,
         check=False,
         timeout=100,
     )
+
+
+def test_soak_for_three_seconds(tmp_path: Path) -> None:
+    """A short soak (6 processes, one killed and started anew every 0.2 s) finds no violation (I1, I2, I3)."""
+    done = soak(tmp_path, 3)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 violations" in done.stdout
 
@@ -129,13 +134,6 @@ def test_soak_for_three_seconds(tmp_path: Path) -> None:
 def test_soak_fails_on_a_violation(tmp_path: Path) -> None:
     """The soak ends with status 1 when it is given a history with a repeated nonce."""
     (tmp_path / "planted.log").write_bytes(bytes(48))
-    command = [sys.executable, str(ROOT / "scripts/soak.py"), "nonces"]
-    done = subprocess.run(
-        [*command, "--seconds", "0.1", "--directory", str(tmp_path), "--least", "0"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    done = soak(tmp_path, 0.1)
     assert done.returncode == 1
     assert "1 violation" in done.stdout

@@ -39,7 +39,7 @@ logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
 try:
     place.check_filesystem(path, implicit="implicit" in options, trust="trust" in options)
     real = place.prepare(path, shared=False, create=False)
-    os.close(place.open_lock(real, shared=False))
+    os.close(place.open_beside(real, ".lock", shared=False))
     place.create_database(real, shared=False)
     print("accepted")
 except NonceError as error:
@@ -160,22 +160,22 @@ def test_hidden_mount(tmp_path: Path) -> None:
 
 
 @MOUNTS
-def test_read_only_mount(tmp_path: Path) -> None:
-    """A read-only mount is named as what it is."""
-    setup = "mkdir state; mount --bind state state; mount -o remount,bind,ro state"
-    outcome, files = visit(tmp_path, setup, "state/nonces.db")
+@pytest.mark.parametrize(
+    ("mount", "fault"),
+    [
+        (
+            "mount --bind state state; mount -o remount,bind,ro state",
+            "read-only file system",
+        ),
+        ("mount -t tmpfs -o nr_inodes=1,mode=700 none state", "the disk is full"),
+    ],
+    ids=["read-only", "full"],
+)
+def test_no_file_can_be_made(tmp_path: Path, mount: str, fault: str) -> None:
+    """A read-only mount, and a disk without room for another file, are named as what they are."""
+    outcome, files = visit(tmp_path, f"mkdir state; {mount}", "state/nonces.db")
     assert outcome.startswith("StoreUnavailableError")
-    assert "nonces.db.lock': read-only file system; no nonce was issued" in outcome
-    assert files == "[]"
-
-
-@MOUNTS
-def test_full_disk(tmp_path: Path) -> None:
-    """A disk without room for another file is named as full."""
-    setup = "mkdir state; mount -t tmpfs -o nr_inodes=1,mode=700 none state"
-    outcome, files = visit(tmp_path, setup, "state/nonces.db")
-    assert outcome.startswith("StoreUnavailableError")
-    assert "the disk is full; no nonce was issued" in outcome
+    assert f"nonces.db.lock': {fault}; no nonce was issued" in outcome
     assert files == "[]"
 
 
@@ -187,7 +187,7 @@ def test_no_descriptor_left(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
     try:
         with pytest.raises(StoreUnavailableError, match="no file descriptor left"):
-            place.open_lock(tmp_path / "nonces.db", shared=False)
+            place.open_beside(tmp_path / "nonces.db", ".lock", shared=False)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
@@ -222,7 +222,7 @@ def database() -> Iterator[Path]:
 def make(path: Path, *, shared: bool = False) -> Path:
     """Do all that a store does with its place, and return the real path."""
     real = place.prepare(path, shared=shared, create=False)
-    os.close(place.open_lock(real, shared=shared))
+    os.close(place.open_beside(real, ".lock", shared=shared))
     place.create_database(real, shared=shared)
     place.make_directory(Path(f"{real}.sessions"), shared=shared)
     return real
@@ -290,7 +290,7 @@ def test_group(database: Path) -> None:
         for number in (ANN, BEN):
             with user(number, BOTS):
                 assert make(database, shared=True) == database
-                descriptor = place.open_lock(database, shared=True)
+                descriptor = place.open_beside(database, ".lock", shared=True)
                 assert os.fstat(descriptor).st_uid == ANN
                 os.close(descriptor)
                 os.close(os.open(database, os.O_RDWR))

@@ -91,7 +91,7 @@ def test_hostile_names(name: str) -> None:
         try:
             place.check_filesystem(path, implicit=False, trust=True)
             real = place.prepare(path, shared=False, create=False)
-            os.close(place.open_lock(real, shared=False))
+            os.close(place.open_beside(real, ".lock", shared=False))
             place.create_database(real, shared=False)
         except (ConfigurationError, StoreError) as refusal:
             error = refusal

@@ -1,16 +1,21 @@
-"""A simulated exchange without HTTP: its clock in a test's hands, and a client of it."""
+"""A simulated exchange without HTTP: its clock in a test's hands, and a client of it.
+
+A test module has the fixtures below by giving them its own names: `clock, client = simulated.clock, simulated.client`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
+import pytest
+
 from persistent_nonce.clock import SECOND
+from persistent_nonce.testing.exchange import Exchange
 from persistent_nonce.testing.request import Request, sign
 
 if TYPE_CHECKING:
     from persistent_nonce.testing import Fault
-    from persistent_nonce.testing.exchange import Exchange
     from persistent_nonce.testing.visits import Visit
 
 #: What AddOrder needs for an order that stays open.
@@ -102,3 +107,15 @@ class Client:
     ) -> None:
         """Order a fault."""
         self.exchange.inject(fault, times=times, method=method, key=key)
+
+
+@pytest.fixture
+def clock() -> Hands:
+    """Return the exchange's clock."""
+    return Hands()
+
+
+@pytest.fixture
+def client(clock: Hands) -> Client:
+    """Return a client of a new exchange that enforces everything."""
+    return Client(Exchange(clock))

@@ -1,30 +1,29 @@
-"""Clients of a simulated exchange over HTTP, and what they left behind."""
+"""Clients of a simulated exchange over HTTP, and what they left behind.
+
+A test module with a fixture `exchange` has those below by giving them its own names, as in
+`account, store = trading.account, trading.store`.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
+from persistent_nonce import SQLiteStore
 from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.state import CallRecord, fingerprint
 from persistent_nonce.stores.base import Store
 from persistent_nonce.testing import Credentials, KrakenSimulator
 
-__all__ = ["GUARD", "LIMIT", "Aside", "client", "outcomes", "until"]
+__all__ = ["GUARD", "Aside", "account", "client", "outcomes", "store", "until"]
 
 #: Seconds after which a test gives up on what takes a fraction of one.
 GUARD: Final = 60.0
-
-#: What AddOrder needs for an order that stays open.
-LIMIT: Final = {
-    "ordertype": "limit",
-    "type": "buy",
-    "volume": "1.25",
-    "pair": "XBTUSD",
-    "price": "37500",
-}
 
 
 def client(
@@ -78,3 +77,16 @@ class Aside:
         if self._error is not None:
             raise self._error
         return self._result
+
+
+@pytest.fixture
+def account(exchange: KrakenSimulator) -> Credentials:
+    """Return a fresh key of the exchange."""
+    return exchange.add_key()
+
+
+@pytest.fixture
+def store(exchange: KrakenSimulator, tmp_path: Path) -> Iterator[SQLiteStore]:
+    """Open a store by the exchange's clock."""
+    with SQLiteStore(tmp_path / "nonces.db", clock=exchange.clock) as opened:
+        yield opened

@@ -13,7 +13,7 @@ from persistent_nonce.errors import StoreReplacedError
 from persistent_nonce.stores.identity import Files
 from tests.support.files import wait_for_tick
 
-SUFFIXES = ("", ".lock", "-wal", "-shm")
+SUFFIXES = ("", ".lock", ".marks", "-wal", "-shm")
 
 
 def delete(path: Path) -> None:

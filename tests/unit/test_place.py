@@ -231,7 +231,7 @@ def test_a_failing_disk_leaves_no_descriptor(
     with pytest.raises(StoreUnavailableError, match="input/output error"):
         place.create_database(database, shared=False)
     with pytest.raises(StoreUnavailableError, match="input/output error"):
-        place.open_lock(database, shared=False)
+        place.open_beside(database, ".lock", shared=False)
     assert os.listdir("/dev/fd") == before
 
 
@@ -260,7 +260,7 @@ def test_modes_of_files(database: Path, mask: int, shared: bool, expected: int) 
     """Files get exactly their mode, whatever the umask is."""
     with umask(mask):
         assert place.create_database(database, shared=shared)
-        os.close(place.open_lock(database, shared=shared))
+        os.close(place.open_beside(database, ".lock", shared=shared))
     lock = database.with_name("nonces.db.lock")
     assert (mode(database), mode(lock)) == (expected, expected)
 
@@ -292,7 +292,7 @@ def test_the_lock_file_is_kept(database: Path) -> None:
     lock = database.with_name("nonces.db.lock")
     lock.write_bytes(b"kept")
     before = lock.stat().st_ino
-    descriptor = place.open_lock(database, shared=False)
+    descriptor = place.open_beside(database, ".lock", shared=False)
     try:
         assert os.fstat(descriptor).st_ino == before
         assert os.pread(descriptor, 10, 0) == b"kept"
@@ -309,11 +309,11 @@ def test_a_refused_lock_file_leaves_no_descriptor(database: Path) -> None:
     lock.touch()
     os.link(lock, database.with_name("other"))
     with pytest.raises(StorePermissionError, match="hard link"):
-        place.open_lock(database, shared=False)
+        place.open_beside(database, ".lock", shared=False)
     lock.unlink()
     lock.symlink_to(database.with_name("other"))
     with pytest.raises(StorePermissionError, match="symbolic link"):
-        place.open_lock(database, shared=False)
+        place.open_beside(database, ".lock", shared=False)
     assert os.listdir("/dev/fd") == before
 
 
@@ -321,10 +321,10 @@ def test_sharing_lets_the_group_in(database: Path) -> None:
     """What an earlier private use or a kill while it was made kept from the group is opened to it."""
     sessions = database.with_name("nonces.db.sessions")
     place.create_database(database, shared=False)
-    os.close(place.open_lock(database, shared=False))
+    os.close(place.open_beside(database, ".lock", shared=False))
     place.make_directory(sessions, shared=False)
     place.create_database(database, shared=True)
-    os.close(place.open_lock(database, shared=True))
+    os.close(place.open_beside(database, ".lock", shared=True))
     place.make_directory(sessions, shared=True)
     assert mode(database) == mode(database.with_name("nonces.db.lock")) == 0o660
     assert mode(sessions) == 0o2770
@@ -345,6 +345,6 @@ def test_errors_of_creation_are_mapped(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailableError, match="no such file"):
         place.create_database(path, shared=False)
     with pytest.raises(StoreUnavailableError, match="no such file"):
-        place.open_lock(path, shared=False)
+        place.open_beside(path, ".lock", shared=False)
     with pytest.raises(StoreUnavailableError, match="no such file"):
         place.make_directory(path, shared=False)

@@ -15,20 +15,10 @@ from persistent_nonce.testing import (
     Throttled,
     Unavailable,
 )
-from persistent_nonce.testing.exchange import Exchange
+from tests.support import simulated
 from tests.support.simulated import LIMIT, Client, Hands
 
-
-@pytest.fixture
-def clock() -> Hands:
-    """Return the exchange's clock."""
-    return Hands()
-
-
-@pytest.fixture
-def client(clock: Hands) -> Client:
-    """Return a client of a new exchange that enforces everything."""
-    return Client(Exchange(clock))
+clock, client = simulated.clock, simulated.client
 
 
 def test_faults_strike_in_order_and_as_often_as_ordered(client: Client) -> None:

@@ -11,20 +11,10 @@ from persistent_nonce.clock import SECOND
 from persistent_nonce.testing import (
     DelayedExecution,
 )
-from persistent_nonce.testing.exchange import Exchange
+from tests.support import simulated
 from tests.support.simulated import LIMIT, Client, Hands
 
-
-@pytest.fixture
-def clock() -> Hands:
-    """Return the exchange's clock."""
-    return Hands()
-
-
-@pytest.fixture
-def client(clock: Hands) -> Client:
-    """Return a client of a new exchange that enforces everything."""
-    return Client(Exchange(clock))
+clock, client = simulated.clock, simulated.client
 
 
 def test_order_from_placing_to_cancelling(client: Client) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from persistent_nonce.testing.exchange import Exchange
 from persistent_nonce.testing.request import Request, sign
-from tests.support.simulated import Client, Hands
+from tests.support import simulated
+from tests.support.simulated import Client
+
+clock, client = simulated.clock, simulated.client
 
 #: The example in the documentation of the exchange.
 VECTOR_KEY = (
@@ -20,18 +22,6 @@ VECTOR_SIGNATURE = (
     "4/dpxb3iT4tp/ZCVEwSnEsLxx0bqyhLpdfOpc6fn7OR8+UClSV5n9E6aSS8MPtnRfp32bAb0nmbRn6H8"
     "ndwLUQ=="
 )
-
-
-@pytest.fixture
-def clock() -> Hands:
-    """Return the exchange's clock."""
-    return Hands()
-
-
-@pytest.fixture
-def client(clock: Hands) -> Client:
-    """Return a client of a new exchange that enforces everything."""
-    return Client(Exchange(clock))
 
 
 def test_signature_vector() -> None:

@@ -16,19 +16,10 @@ from persistent_nonce.testing import (
 )
 from persistent_nonce.testing.exchange import Exchange
 from persistent_nonce.testing.request import Request
+from tests.support import simulated
 from tests.support.simulated import LIMIT, Client, Hands
 
-
-@pytest.fixture
-def clock() -> Hands:
-    """Return the exchange's clock."""
-    return Hands()
-
-
-@pytest.fixture
-def client(clock: Hands) -> Client:
-    """Return a client of a new exchange that enforces everything."""
-    return Client(Exchange(clock))
+clock, client = simulated.clock, simulated.client
 
 
 def test_only_a_greater_nonce_is_accepted(client: Client) -> None:

@@ -19,7 +19,6 @@ from persistent_nonce import nonces
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import (
     ConfigurationError,
-    KeyClosedError,
     StoreCorruptError,
     StoreError,
     StoreReplacedError,
@@ -29,7 +28,6 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import (
-    CallRecord,
     Changed,
     KeyState,
     Waiting,
@@ -44,8 +42,6 @@ from tests.support.workers import KEY, live
 
 #: Seconds; a guard for what is done by another thread.
 GUARD = 60.0
-
-KEY_ID = fingerprint(KEY)
 
 #: ms between two ceilings: as far as nonces go before the disk is asked again.
 FIVE_SECONDS = 5_000
@@ -245,51 +241,6 @@ def test_ceiling_of_a_killed_process_is_not_trusted(
     assert [full for full, *_ in trace.commits] == [True, False]
 
 
-def test_refusal_of_an_outdated_state_does_not_count(path: Path) -> None:
-    """A key that another process opened again issues nonces, though this one remembers it as closed."""
-    with SQLiteStore(path) as store, SQLiteStore(path) as other:
-        provider = NonceProvider(store, KEY)
-        provider.next()
-        provider.next()
-        key = provider.key
-        store.update(key, lambda state, _: Changed(state._replace(closed=True)))
-        with pytest.raises(KeyClosedError):
-            provider.next()
-        other.update(key, lambda state, _: Changed(state._replace(closed=False)))
-        assert provider.next() == provider.last
-
-
-def test_outdated_state_is_never_returned(path: Path) -> None:
-    """A change that changes nothing returns the newest state, not the one remembered."""
-    with SQLiteStore(path) as store, SQLiteStore(path) as other:
-        provider, rival = NonceProvider(store, KEY), NonceProvider(other, KEY)
-        provider.next()
-        provider.next()
-        last = rival.next()
-        assert store.update(KEY_ID, lambda state, _: Changed(state)).nonce == last
-        assert provider.next() > last
-
-
-def test_call_records_are_not_written_for_an_outdated_state(path: Path) -> None:
-    """A change computed from an outdated state leaves no record behind; it is computed again from the newest."""
-    with SQLiteStore(path) as store, SQLiteStore(path) as other:
-        provider, rival = NonceProvider(store, KEY), NonceProvider(other, KEY)
-        provider.next()
-        provider.next()
-        last = rival.next()
-        states: list[KeyState] = []
-
-        def change(state: KeyState, now: Now) -> Changed:
-            states.append(state)
-            name = f"call-{len(states)}"
-            call = (name, KEY_ID, "session", "Balance", 1, state.nonce, now.wall, 0, 5)
-            return Changed(nonces.issue(state, now), (CallRecord(*call, "ok", 1),))
-
-        assert store.update(KEY_ID, change).nonce == provider.last > last
-        assert [state.nonce for state in states[1:]] == [last]
-        assert [record.nonce for record in store.calls(KEY_ID)] == [last]
-
-
 def test_database_is_set_up_as_designed(store: SQLiteStore, path: Path) -> None:
     """The writer uses WAL without memory mapping, and gives up on foreign writers before a signal is missed."""
     connection = store._writer.connection
@@ -321,7 +272,7 @@ def test_modes_whatever_the_umask(tmp_path: Path, umask: int, shared: bool) -> N
                 for file in place.rglob("*")
             }
             directory = found.pop("nonces.db.sessions")
-            assert len(found) == 5
+            assert len(found) == 6
             assert set(found.values()) == {0o660 if shared else 0o600}
             assert directory == (0o2770 if shared else 0o700)
     finally:
@@ -336,7 +287,12 @@ def test_closed_store_leaves_its_database_and_lock(path: Path) -> None:
         assert store.keys()
         store.session()
     left = sorted(file.name for file in path.parent.rglob("*"))
-    assert left == ["nonces.db", "nonces.db.lock", "nonces.db.sessions"]
+    assert left == [
+        "nonces.db",
+        "nonces.db.lock",
+        "nonces.db.marks",
+        "nonces.db.sessions",
+    ]
     assert settled() == before
 
 
@@ -424,7 +380,7 @@ def _replace(path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", [_delete, _rename, _replace])
-@pytest.mark.parametrize("suffix", ["", ".lock", "-wal", "-shm"])
+@pytest.mark.parametrize("suffix", ["", ".lock", ".marks", "-wal", "-shm"])
 @pytest.mark.parametrize("quiet", [False, True])
 def test_file_that_is_not_the_one_opened(
     path: Path,
@@ -642,7 +598,7 @@ def test_closing_a_store_that_lost_its_files(path: Path) -> None:
     NonceProvider(store, KEY).next()
     store.session()
     shutil.rmtree(_beside(path, ".sessions"))
-    for suffix in ("", "-wal", "-shm", ".lock"):
+    for suffix in ("", "-wal", "-shm", ".lock", ".marks"):
         _beside(path, suffix).unlink()
     store.close()
     store.close()

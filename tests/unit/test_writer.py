@@ -1,0 +1,157 @@
+"""The writer's compare-and-swap: what is kept from the last time is used only while it is the newest."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from persistent_nonce.clock import Now
+from persistent_nonce.errors import (
+    KeyClosedError,
+    StoreRolledBackError,
+    StoreTimeoutError,
+    StoreVersionError,
+)
+from persistent_nonce.nonces import issue
+from persistent_nonce.provider import NonceProvider
+from persistent_nonce.state import CallRecord, Changed, KeyState
+from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.workers import KEY
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Return the path of a database."""
+    return tmp_path / "nonces.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[SQLiteStore]:
+    """Yield an open store."""
+    with SQLiteStore(path) as store:
+        yield store
+
+
+@pytest.fixture
+def other(path: Path, store: SQLiteStore) -> Iterator[SQLiteStore]:
+    """Yield another store of the same files, as another process would have it."""
+    with SQLiteStore(store.path) as other:
+        yield other
+
+
+@pytest.fixture
+def provider(store: SQLiteStore) -> NonceProvider:
+    """Return a provider whose store keeps the key's state from the last time."""
+    provider = NonceProvider(store, KEY)
+    provider.next()
+    provider.next()
+    return provider
+
+
+def shell(path: Path) -> closing[sqlite3.Connection]:
+    """Return a connection that knows nothing of our lock."""
+    return closing(sqlite3.connect(path, isolation_level=None))
+
+
+def test_refusal_of_an_outdated_state_does_not_count(
+    store: SQLiteStore, other: SQLiteStore, provider: NonceProvider
+) -> None:
+    """A key that another process opened again issues nonces, though this one remembers it as closed."""
+    key = provider.key
+    store.update(key, lambda state, _: Changed(state._replace(closed=True)))
+    with pytest.raises(KeyClosedError):
+        provider.next()
+    other.update(key, lambda state, _: Changed(state._replace(closed=False)))
+    assert provider.next() == provider.last
+
+
+def test_outdated_state_is_never_returned(
+    store: SQLiteStore, other: SQLiteStore, provider: NonceProvider
+) -> None:
+    """A change that changes nothing returns the newest state, not the one remembered."""
+    last = NonceProvider(other, KEY).next()
+    assert store.update(provider.key, lambda state, _: Changed(state)).nonce == last
+    assert provider.next() > last
+
+
+def test_call_records_are_not_written_for_an_outdated_state(
+    store: SQLiteStore, other: SQLiteStore, provider: NonceProvider
+) -> None:
+    """A change computed from an outdated state leaves no record behind; it is computed again from the newest."""
+    key, last = provider.key, NonceProvider(other, KEY).next()
+    states: list[KeyState] = []
+
+    def change(state: KeyState, now: Now) -> Changed:
+        states.append(state)
+        name = f"call-{len(states)}"
+        call = (name, key, "session", "Balance", 1, state.nonce, now.wall, 0, 5)
+        return Changed(issue(state, now), (CallRecord(*call, "ok", 1),))
+
+    assert store.update(key, change).nonce == provider.last > last
+    assert [state.nonce for state in states[1:]] == [last]
+    assert [record.nonce for record in store.calls(key)] == [last]
+
+
+def test_new_key_that_another_process_was_faster_with(
+    store: SQLiteStore, other: SQLiteStore, provider: NonceProvider, path: Path
+) -> None:
+    """A key whose first nonce failed here, and was issued there, works in both (I3)."""
+    late = NonceProvider(store, "late")
+    with shell(path) as writing:
+        writing.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreTimeoutError):
+            late.next()
+        writing.execute("ROLLBACK")
+    first = NonceProvider(other, "late").next()
+    assert late.next() > first
+    assert provider.next() == provider.last
+
+
+def test_new_key_in_a_migrated_database(store: SQLiteStore, path: Path) -> None:
+    """A key that is known as new is looked up again, and the schema with it (fault A38)."""
+    provider = NonceProvider(store, KEY)
+
+    def refuse(state: KeyState, now: Now) -> Changed:
+        raise KeyClosedError
+
+    with pytest.raises(KeyClosedError):
+        store.update(provider.key, refuse)
+    with shell(path) as newer:
+        newer.execute("PRAGMA user_version = 2")
+    with pytest.raises(StoreVersionError):
+        provider.next()
+    with shell(path) as reading:
+        assert reading.execute("SELECT count(*) FROM keys").fetchall() == [(0,)]
+        reading.execute("PRAGMA user_version = 1")
+
+
+def test_busy_database_is_no_broken_disk(provider: NonceProvider, path: Path) -> None:
+    """After a wait for a foreign writer that was in vain, a long reader such as a backup is in nobody's way."""
+    with shell(path) as backup, shell(path) as writing:
+        backup.execute("BEGIN")
+        assert backup.execute("SELECT count(*) FROM keys").fetchall() == [(1,)]
+        writing.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreTimeoutError):
+            provider.next()
+        writing.execute("ROLLBACK")
+        assert provider.next() < provider.next()
+
+
+@pytest.mark.parametrize("restored", [False, True])
+def test_row_changed_by_hand(
+    provider: NonceProvider, path: Path, restored: bool
+) -> None:
+    """A row that somebody deleted, or set back to what it was, is refused, again and again (I9, I10; fault A12)."""
+    with shell(path) as hand:
+        hand.execute("CREATE TEMP TABLE old AS SELECT * FROM keys")
+        provider.next()
+        hand.execute("DELETE FROM keys")
+        if restored:
+            hand.execute("INSERT INTO keys SELECT * FROM old")
+    for _ in range(2):
+        with pytest.raises(StoreRolledBackError, match="went back"):
+            provider.next()
