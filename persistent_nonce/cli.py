@@ -17,6 +17,7 @@ from persistent_nonce.commands.access import find_key, open_reader
 from persistent_nonce.commands.changing import COMMANDS
 from persistent_nonce.commands.doctor import examine
 from persistent_nonce.commands.options import as_json, chosen, database, emit
+from persistent_nonce.commands.recovering import recover
 from persistent_nonce.errors import NonceError
 
 if TYPE_CHECKING:
@@ -222,5 +223,5 @@ def demo() -> int:
     return proof.main()
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, recover):
     commands.add_command(_command)

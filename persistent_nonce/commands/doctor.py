@@ -23,6 +23,8 @@ from persistent_nonce.commands.access import open_reader
 from persistent_nonce.commands.checks import Finding, check_key
 from persistent_nonce.errors import NonceError, StoreError
 from persistent_nonce.stores import place
+from persistent_nonce.stores.failures import RECOVER
+from persistent_nonce.stores.marks import Mark, path_of, read_marks, went_back
 from persistent_nonce.stores.permissions import explain, is_shared, shown
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.sessions import process_state, standing
@@ -65,7 +67,9 @@ def examine(
         _clock(reader.now()),
     ]
     try:
-        found += _keys(reader)
+        found += _keys(
+            reader
+        )  # the marks first: no row is older than one read before it
         found += _elsewhere(reader, others or default_stores)
     except StoreError as error:
         found.append(_wrong("database", error))
@@ -104,7 +108,8 @@ def _permissions(path: Path) -> str:
 
 def _files(path: Path) -> list[Path]:
     return [
-        path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm", ".lock")
+        path.with_name(path.name + suffix)
+        for suffix in ("", "-wal", "-shm", ".lock", ".marks")
     ]
 
 
@@ -202,14 +207,34 @@ def _clock(now: Now) -> Finding:
 
 
 def _keys(reader: Reader) -> Iterator[Finding]:
+    marks, damaged = _marks(path_of(reader.path))
     keys = reader.keys()
     yield Finding("database", wrong=False, said=f"{reader.path}, {len(keys)} keys")
+    if damaged:
+        said = f"{damaged} of them are damaged"
+        yield Finding("marks", wrong=True, said=said, do=RECOVER)
     ask = partial(standing, reader.path.with_name(reader.path.name + ".sessions"))
     for key in keys:
+        mark = marks.pop(key, None)
         try:
-            yield from check_key(reader.read(key), reader.now(), ask)
+            state = reader.read(key)
         except StoreError as error:
             yield _wrong(f"key {key}", error)
+            continue
+        if mark is not None and went_back(state, mark, reader.now().boot):
+            marks[key] = mark
+        else:
+            yield from check_key(state, reader.now(), ask)
+    for key, mark in marks.items():
+        said = f"the database went back: {mark.nonce} ({mark.unit}) was used"
+        yield Finding(f"key {key}", wrong=True, said=said, do=RECOVER)
+
+
+def _marks(path: Path) -> tuple[dict[str, Mark], int]:
+    try:
+        return read_marks(path)
+    except OSError as error:
+        raise explain(error, path) from error
 
 
 # --- other stores

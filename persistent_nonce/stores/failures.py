@@ -16,7 +16,7 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.stores import permissions
 
-__all__ = ["RECOVER", "RETRIED", "explain", "inherited", "primary"]
+__all__ = ["FOREIGN", "RECOVER", "RETRIED", "explain", "inherited", "primary"]
 
 _NONE: Final = "no nonce was issued"
 
@@ -67,27 +67,35 @@ _MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     ),
 }
 
+#: What can come out of SQLite and the system: a number that SQLite cannot store and a text that is none among it.
+FOREIGN: Final = (sqlite3.Error, OSError, OverflowError, UnicodeDecodeError)
+
 #: What passes by itself within a moment, for a reader.
 RETRIED: Final = frozenset(
     {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_SCHEMA}
 )
 
 
-def primary(error: sqlite3.Error) -> int:
+def primary(error: Exception) -> int:
     """Return the primary result code of an error, 0 if SQLite was not asked at all."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
-def explain(error: sqlite3.Error | OSError | OverflowError, path: Path) -> StoreError:
-    """Return the error of our tree for one of SQLite's, of the system's, or of a number that SQLite cannot store."""
+def explain(error: Exception, path: Path) -> StoreError:
+    """Return the error of our tree for one of `FOREIGN`."""
     if isinstance(error, OSError):
         return permissions.explain(error, path)
     if isinstance(error, OverflowError):
         return StoreUnavailableError(
             f"a number does not fit into {path}; {_NONE}", "look at the system's clock"
         )
+    code = primary(error)
+    if isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in str(error):
+        code = (
+            sqlite3.SQLITE_CORRUPT
+        )  # Python, of a text in the database or in SQLite's complaint about it
     kind, message, hint = _MEANING.get(
-        primary(error),
+        code,
         (StoreUnavailableError, f"SQLite: {error}", "run: persistent-nonce doctor"),
     )
     return kind(f"{message}: {path}; {_NONE}", hint)

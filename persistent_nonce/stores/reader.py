@@ -18,7 +18,8 @@ from urllib.parse import quote
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import NonceError, StoreUnavailableError
 from persistent_nonce.state import CallRecord, KeyState
-from persistent_nonce.stores.failures import RETRIED, explain, primary
+from persistent_nonce.stores.failures import FOREIGN, RETRIED, explain, primary
+from persistent_nonce.stores.marks import refuse_loss
 from persistent_nonce.stores.rows import (
     decode,
     decode_call,
@@ -97,7 +98,7 @@ class Reader:
                 late = deadline and time.monotonic() >= deadline
                 if primary(error) not in RETRIED or late:
                     raise explain(error, self.path) from error
-            except OSError as error:
+            except FOREIGN as error:
                 if isinstance(error, NonceError):
                     raise  # ours: a TimeoutError is an OSError
                 raise explain(error, self.path) from error
@@ -110,6 +111,7 @@ class Reader:
         if self._connection is not None:
             return self._connection.execute(sql, arguments).fetchall()
         if not self.path.exists():
+            refuse_loss(self.path)
             raise StoreUnavailableError(
                 f"there is no database {self.path}",
                 "name it with --db or PERSISTENT_NONCE_DB, or start a bot first",
@@ -139,6 +141,7 @@ class Reader:
         )
         try:
             if version(connection) == 0:
+                refuse_loss(self.path)
                 raise StoreUnavailableError(
                     f"{self.path} has not been set up", "start a bot first"
                 )

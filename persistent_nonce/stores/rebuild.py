@@ -22,7 +22,7 @@ from persistent_nonce.nonces import lift
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores import place, rows
-from persistent_nonce.stores.failures import explain
+from persistent_nonce.stores.failures import FOREIGN, explain
 from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.marks import Mark, Marks, path_of, read_marks, went_back
 from persistent_nonce.stores.presence import Presence
@@ -81,7 +81,7 @@ def rebuild(path: Path, *, shared: bool, clock: Clock = SYSTEM_CLOCK) -> Rebuilt
         return lock.hold(lambda: _rebuild(path, shared=shared, clock=clock))
     except StoreError:
         raise
-    except (sqlite3.Error, OSError) as error:
+    except FOREIGN as error:
         raise explain(error, path) from error
     finally:
         lock.close()
@@ -173,6 +173,7 @@ def _read(path: Path, *, trusted: bool) -> _Found:
     nothing = _Found(whole=False, states={}, damaged=frozenset(), calls=())
     if not path.exists():
         return nothing
+    had_wal = os.path.exists(f"{path}-wal")
     try:
         connection = sqlite3.connect(
             f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None
@@ -185,10 +186,12 @@ def _read(path: Path, *, trusted: bool) -> _Found:
                     raise
                 whole = False
             return _salvage(connection, whole=whole and _is_sound(connection))
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeDecodeError):
         return nothing
     finally:
         Path(f"{path}-shm").unlink(missing_ok=True)
+        if not had_wal:
+            Path(f"{path}-wal").unlink(missing_ok=True)
 
 
 def _is_sound(connection: sqlite3.Connection) -> bool:
@@ -217,7 +220,7 @@ def _scan(connection: sqlite3.Connection, query: str) -> list[Any]:
         try:
             for row in connection.execute(f"{query} ORDER BY rowid {order}"):
                 found[row] = None
-        except sqlite3.DatabaseError:
+        except (sqlite3.DatabaseError, UnicodeDecodeError):
             continue
     return list(found)
 

@@ -33,7 +33,7 @@ from persistent_nonce.state import (
     seconds_argument,
 )
 from persistent_nonce.stores import forks, place
-from persistent_nonce.stores.failures import explain, inherited
+from persistent_nonce.stores.failures import FOREIGN, explain, inherited
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.marks import refuse_loss
@@ -230,7 +230,7 @@ class SQLiteStore:
             return lock.hold(work)
         except NonceError:
             raise
-        except (sqlite3.Error, OSError, OverflowError) as error:
+        except FOREIGN as error:
             raise explain(error, self.path) from error
         finally:
             if lock.forked:  # a signal handler did: the result is the parent's
