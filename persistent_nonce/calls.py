@@ -178,7 +178,8 @@ class Call:
             self._drop("not_sent")  # in the middle: nothing can be awaited any more
             raise
         except BaseException:
-            await self._leave()
+            if self._pid == os.getpid():  # in a forked child it is the parent's call
+                await self._leave()
             raise
 
     # --- the way out

@@ -9,13 +9,14 @@ How each guarantee is kept here, numbered as in the README:
 from __future__ import annotations
 
 import logging
+import os
 import random
 from functools import partial
 from typing import Final, NamedTuple
 
 from persistent_nonce import recovery, rules, settings
 from persistent_nonce.clock import SECOND, Now, nanoseconds
-from persistent_nonce.errors import ConfigurationError
+from persistent_nonce.errors import ConfigurationError, ForkedCallError
 from persistent_nonce.messages import COUNTER, locked_out, timed_out, waits_for
 from persistent_nonce.state import (
     CallRecord,
@@ -77,6 +78,7 @@ class Entrance:
         self._id = id
         self._since = 0
         self._next_probe = 0
+        self._pid = os.getpid()
 
     async def wait(self) -> Running:
         """Wait for the turn and return the call, which has begun.
@@ -147,6 +149,11 @@ class Entrance:
         lost: list[CallRecord] = []
 
         def change(state: KeyState, now: Now) -> Changed:
+            if self._pid != os.getpid():  # a signal handler forked: it is the parent's
+                raise ForkedCallError(
+                    f"{passage.method} of key {self._key} belongs to process {self._pid}",
+                    "start a call of its own in the child",
+                )
             # Under the lock: an older look would take another thread's call, begun since, for a left-over.
             live = frozenset(session.live)
             state = rules.clamp(settings.configure(state, passage.wanted), now)

@@ -83,7 +83,8 @@ class NonceProvider:
             )
 
         def change(state: KeyState, now: Now) -> Changed:
-            return Changed(nonces.issue(self._configured(state), now, count))
+            followed = settings.configure(state, self._wanted)
+            return Changed(nonces.issue(followed, now, count))
 
         last = self._store.update(self.key, change).nonce
         return range(last - count + 1, last + 1)
@@ -106,12 +107,10 @@ class NonceProvider:
             )
 
         def change(state: KeyState, now: Now) -> Changed:
-            return Changed(nonces.raise_floor(self._configured(state), now, at_least))
+            followed = settings.configure(state, self._wanted)
+            return Changed(nonces.raise_floor(followed, now, at_least))
 
         return self._store.update(self.key, change, durable=True).nonce
 
     def _issue(self, state: KeyState, now: Now) -> Changed:
-        return Changed(nonces.issue(self._configured(state), now))
-
-    def _configured(self, state: KeyState) -> KeyState:
-        return settings.configure(state, self._wanted)
+        return Changed(nonces.issue(settings.configure(state, self._wanted), now))

@@ -6,6 +6,7 @@ moment and without waiting, since no list of the system's shows the locks of oth
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pwd
@@ -13,6 +14,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,9 @@ __all__ = ["Finding", "default_stores", "examine", "loses_commits"]
 
 #: Seconds for which the lock is tried; whoever holds it longer stands still.
 _PATIENCE: Final = 1.0
+
+#: Bytes without which a disk is as good as full: a few commits, or a new `-shm`.
+_ROOM: Final = 65_536
 
 #: Seconds between two tries, at random.
 _RETRY: Final = (0.0005, 0.005)
@@ -94,13 +99,28 @@ def _tried(about: str, check: Callable[[], str]) -> Finding:
 
 def _file_system(path: Path, *, implicit: bool) -> str:
     place.check_filesystem(path, implicit=implicit, trust=False)
+    with suppress(FileNotFoundError):  # said with the permissions
+        _check_room(path.parent)
     return f"{path} lies on a file system of this machine"
+
+
+def _check_room(directory: Path) -> None:
+    """Raise StoreUnavailableError if nothing more can be written to the disk of a directory."""
+    found = os.statvfs(directory)
+    if found.f_flag & os.ST_RDONLY:
+        raise explain(OSError(errno.EROFS, ""), directory)
+    if found.f_bavail * found.f_frsize < _ROOM or (
+        found.f_files and not found.f_favail
+    ):
+        raise explain(OSError(errno.ENOSPC, ""), directory)
 
 
 def _permissions(path: Path) -> str:
     shared = is_shared(path)
     real = place.prepare(path, shared=shared, create=False)
     for file in (real.parent, *(p for p in _files(real) if os.path.exists(p))):
+        if os.statvfs(file).f_flag & os.ST_RDONLY:
+            continue  # said with the file system; its modes may be right
         if not os.access(file, os.R_OK | os.W_OK):
             raise explain(PermissionError(), file)
     return "shared with a group" if shared else "for one user"

@@ -33,8 +33,7 @@ __all__ = ["Mark", "Marks", "path_of", "read_marks", "refuse_loss", "went_back"]
 _LOG: Final = logging.getLogger("persistent_nonce")
 
 _BODY: Final = Struct("<8sQqB3x")
-_CHECK: Final = Struct("<I")
-_SIZE: Final = _BODY.size + _CHECK.size
+_SIZE: Final = _BODY.size + 4
 _NAME: Final = 8
 _FREE: Final = bytes(_SIZE)
 
@@ -146,12 +145,14 @@ class Marks:
         Raises:
             OSError: it cannot be written.
         """
-        offset = self._offset(state.key)
+        key, unit = state.key, _NUMBER[state.unit or DEFAULT_UNIT]
+        offset = self._slots.get(key)
         if offset is None:
-            offset = self._take(state.key)
-        name, unit = bytes.fromhex(state.key), _NUMBER[state.unit or DEFAULT_UNIT]
-        body = _BODY.pack(name, revision, state.nonce, unit)
-        self._write(body + _CHECK.pack(crc32(body)), offset)
+            offset = self._offset(key)
+        if offset is None:
+            offset = self._take(key)
+        body = _BODY.pack(bytes.fromhex(key), revision, state.nonce, unit)
+        self._write(body + _check(body), offset)
 
     def _offset(self, key: str) -> int | None:
         """Return where the slot of `key` is; looks at those that others have taken since."""
@@ -186,12 +187,16 @@ class Marks:
             os.close(descriptor)
 
 
+def _check(body: bytes) -> bytes:
+    return crc32(body).to_bytes(4, "little")
+
+
 def _decode(slot: bytes) -> Mark | None:
     """Return the mark in a slot, or None if it is free or damaged."""
     if len(slot) != _SIZE or slot == _FREE:
         return None
     body = slot[: _BODY.size]
     name, revision, nonce, unit = _BODY.unpack(body)
-    if _CHECK.unpack(slot[_BODY.size :]) != (crc32(body),) or unit >= len(_UNITS):
+    if slot[_BODY.size :] != _check(body) or unit >= len(_UNITS):
         return None
     return Mark(name.hex(), revision, nonce, _UNITS[unit])

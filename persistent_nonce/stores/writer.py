@@ -193,7 +193,14 @@ class Writer:
         self._set_full(True)
         if self._distrust:
             self._write_back()
-        below = before._replace(unit=after.unit, ceiling=proven, synced=0)
+        # With what bounds the nonce (I10): a cut after this commit must not leave a ceiling above the bound.
+        below = before._replace(
+            unit=after.unit,
+            seen=after.seen,
+            offset=after.offset,
+            ceiling=proven,
+            synced=0,
+        )
         if not self._store(below, records):
             return 0
         self._distrust = False

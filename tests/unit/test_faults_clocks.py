@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -109,7 +110,7 @@ def test_the_lead_is_reported(path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert 10 * DAY - HOUR < key["lead"] < 10 * DAY + 1
     ran = run(capsys, "doctor", "--db", path)
     assert ran.code == 1
-    assert "the clock stood 864000 s later" in ran.out
+    assert re.search(r"the clock stood 86\d{4} s later", ran.out)
 
 
 def test_a_machine_suspended_in_a_call(store: SQLiteStore, clock: StillClock) -> None:

@@ -17,6 +17,9 @@ from persistent_nonce.errors import ConfigurationError, NonceError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Changed, KeyState, fingerprint
 from tests.property.test_place_properties import names
+from tests.support.faulting_sizes import LONG
+
+pytestmark = pytest.mark.timeout(LONG)
 
 _LOGGER: Final = logging.getLogger("persistent_nonce")
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from persistent_nonce.clock import Now
+from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import (
     KeyClosedError,
     StoreRolledBackError,
     StoreTimeoutError,
+    StoreUnavailableError,
     StoreVersionError,
 )
 from persistent_nonce.nonces import issue
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import CallRecord, Changed, KeyState
+from persistent_nonce.stores import rows
 from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.clocks import StillClock
 from tests.support.workers import KEY
 
 
@@ -139,6 +144,35 @@ def test_busy_database_is_no_broken_disk(provider: NonceProvider, path: Path) ->
             provider.next()
         writing.execute("ROLLBACK")
         assert provider.next() < provider.next()
+
+
+@pytest.mark.parametrize(("floor", "back"), [(0, 3600), (7_200, 0)])
+def test_cut_between_the_two_commits_stops_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch, floor: int, back: int
+) -> None:
+    """A ceiling is committed with what bounds it, so that another boot can go on from it at once (I4, I10).
+
+    Found by power cuts: the mark lay above the bound until the clock had caught up.
+    """
+    clock = StillClock()
+    write, calls = rows.write_row, itertools.count()
+
+    def cut(*row: Any) -> bool:
+        if next(calls):
+            raise sqlite3.OperationalError("power cut")
+        return write(*row)
+
+    with SQLiteStore(path, clock=clock) as store:
+        provider = NonceProvider(store, KEY)
+        at_least = clock.now // 1_000_000 + floor * 1000
+        with monkeypatch.context() as patch:
+            patch.setattr(rows, "write_row", cut)
+            with pytest.raises(StoreUnavailableError):
+                provider.raise_floor(at_least)
+    clock.now -= back * SECOND
+    clock.name = "another boot"
+    with SQLiteStore(path, clock=clock) as store:
+        assert NonceProvider(store, KEY).next() > at_least
 
 
 @pytest.mark.parametrize("restored", [False, True])
