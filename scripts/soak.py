@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Wear the library out for as long as asked, with real processes and kills, and check all that happened.
 
+    scripts/soak.py --minutes 30              the storm: all of it at once
     scripts/soak.py nonces --seconds 60
     scripts/soak.py krakenex --seconds 60
 
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _soak_storm import exchange, storm
 
 from persistent_nonce import crew
 from persistent_nonce.bots import Job
@@ -182,22 +185,34 @@ SOAKS: Final[dict[str, Callable[[argparse.Namespace, Path], bool]]] = {
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    soaks = parser.add_subparsers(dest="soak", required=True)
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="how long the storm lasts"
+    )
+    _common(parser)
+    soaks = parser.add_subparsers(dest="soak")
     for name, soak in SOAKS.items():
         description = (soak.__doc__ or "").partition("\n")[0]
         one = soaks.add_parser(name, help=description, description=description)
         one.add_argument("--seconds", type=float, default=60.0, help="how long")
-        one.add_argument("--directory", type=Path, help="where; a temporary one")
-        one.add_argument("--seed", type=int, help="of what is random here")
         one.add_argument(
             "--least", type=int, default=10_000, help="nonces a second, or it fails"
         )
+        _common(one)
+    soaks.add_parser("exchange")  # of the storm, which starts it
     return parser.parse_args()
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--directory", type=Path, help="where; a temporary one")
+    parser.add_argument("--seed", type=int, help="of what is random here")
 
 
 def main() -> int:
     """Run the soak that was asked for."""
     options = _options()
+    if options.soak == "exchange":
+        exchange()
+        return 0
     random.seed(options.seed)
     print(
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
@@ -205,7 +220,8 @@ def main() -> int:
         flush=True,
     )
     with tempfile.TemporaryDirectory(prefix="soak-") as made:
-        good = SOAKS[options.soak](options, options.directory or Path(made))
+        soak = SOAKS[options.soak] if options.soak else storm
+        good = soak(options, options.directory or Path(made))
     print("all held" if good else "FAILED")
     return 0 if good else 1
 
