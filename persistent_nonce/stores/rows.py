@@ -163,20 +163,23 @@ def _check(text: str) -> int:
 
 
 def write_row(
-    execute: Callable[..., sqlite3.Cursor], old: tuple[Any, ...], row: tuple[Any, ...]
-) -> bool:
-    """Store `row` in place of `old` (empty: none yet) and return True, or False if another stands there now.
+    execute: Callable[..., sqlite3.Cursor], old: tuple[Any, ...], state: KeyState
+) -> tuple[Any, ...]:
+    """Store `state` in place of the row `old` (empty: none yet) and return its row; empty if another stands there now.
 
     Only what differs is written: a third of the cost of all of it.
     """
     if not old:
-        return execute(_INSERT, row).rowcount == 1
+        row = encode(state, 1)
+        return row if execute(_INSERT, row).rowcount == 1 else ()
+    row = encode(state, old[-2] + 1)
     if row[_HEAD:-2] == old[_HEAD:-2] and row[:_NONCE] == old[:_NONCE]:
         statement, values = _NEXT, row[_NONCE:_HEAD]
     else:
         changed = tuple(map(ne, old[:-2], row))
         statement, values = _update(changed), tuple(compress(row, changed))
-    return execute(statement, (*values, *seal(row), row[0], *seal(old))).rowcount == 1
+    swapped = execute(statement, (*values, *row[-2:], row[0], *old[-2:]))
+    return row if swapped.rowcount == 1 else ()
 
 
 @lru_cache(maxsize=256)

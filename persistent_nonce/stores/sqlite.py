@@ -20,6 +20,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
@@ -183,20 +184,18 @@ class SQLiteStore:
         """
         if self._state != "open" or self._pid != os.getpid():
             self._ready()
-
-        def work() -> KeyState:
-            try:
-                return self._writer.transact(key, change, self.now, durable=durable)
-            finally:
-                if self._pending:
-                    self._drain()
-
-        return self._hold(work)
+        try:
+            return self._hold(
+                partial(self._writer.transact, key, change, self.now, durable=durable)
+            )
+        finally:
+            if self._pending:
+                self._try_drain()
 
     def later(self, key: str, change: Change) -> None:
         """Apply `change` soon, from a place that may not wait: a finalizer, or after `update` failed.
 
-        Whoever next holds the lock here does it; a thread of its own sees to it that somebody does.
+        Whoever next updates the store does it; a thread of its own sees to it that somebody does.
         """
         self._pending.append((key, change))
         # At the interpreter's end no thread begins, and starting one would wait for it for ever: `close` did what was

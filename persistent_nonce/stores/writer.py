@@ -272,11 +272,10 @@ class Writer:
 
     def _store(self, state: KeyState, records: tuple[CallRecord, ...]) -> bool:
         """Commit `state` with its records; False, and nothing is written, if the row is not as it was read."""
-        revision = rows.seal(self._row)[0] + 1 if self._row else 1
-        row = rows.encode(state, revision)
         if records:
             self._execute("BEGIN IMMEDIATE")
-        if not rows.write_row(self._execute, self._row, row):
+        row = rows.write_row(self._execute, self._row, state)
+        if not row:
             self._undisturbed = False
             if records:
                 self._execute("ROLLBACK")
@@ -285,7 +284,7 @@ class Writer:
             rows.write_calls(self._execute, records)
             self._execute("COMMIT")
         if state.nonce != self._state.nonce:
-            self._marks.write(state, revision)
+            self._marks.write(state, revision=row[-2])
         self._row, self._state = row, state
         return True
 

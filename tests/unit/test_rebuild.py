@@ -230,7 +230,8 @@ def test_call_in_flight_and_closed_key(path: Path) -> None:
                 fingerprint("two"),
                 lambda state, _: Changed(state._replace(closed=True, diagnosis="why")),
             )
-            CallGate(store, "one").call("AddOrder").__enter__()
+            call = CallGate(store, "one").call("AddOrder")
+            call.__enter__()  # dropped, it would end
         finally:
             os.kill(os.getpid(), 9)
     os.waitpid(pid, 0)

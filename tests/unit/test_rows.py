@@ -55,8 +55,7 @@ def _read(connection: sqlite3.Connection) -> tuple[Any, ...]:
 )
 def test_state_comes_back(connection: sqlite3.Connection, state: KeyState) -> None:
     """A state is the same after it has been through SQLite, to the type of each field."""
-    row = rows.encode(state, 1)
-    rows.write_row(connection.execute, (), row)
+    row = rows.write_row(connection.execute, (), state)
     assert _read(connection) == row
     found = rows.decode(_read(connection))
     assert found == state
@@ -69,9 +68,9 @@ def test_update_stores_all_that_is_new(
     connection: sqlite3.Connection, state: KeyState
 ) -> None:
     """Whatever differs from the row before is in the row afterwards, and the seals differ too."""
-    old, new = rows.encode(MARKED, 1), rows.encode(state, 2)
-    rows.write_row(connection.execute, (), old)
-    assert rows.write_row(connection.execute, old, new)
+    old = rows.write_row(connection.execute, (), MARKED)
+    new = rows.write_row(connection.execute, old, state)
+    assert new == rows.encode(state, 2)
     assert _read(connection) == new
     assert rows.seal(old) != rows.seal(new)
     assert connection.execute(rows.select_seal, (KEY,)).fetchall() == [rows.seal(new)]
@@ -147,14 +146,14 @@ def test_schema_refuses_what_cannot_be(
     connection: sqlite3.Connection, column: str, value: object
 ) -> None:
     """The table itself refuses values that no state has, whoever writes them."""
-    rows.write_row(connection.execute, (), rows.encode(MARKED, 1))
+    rows.write_row(connection.execute, (), MARKED)
     with pytest.raises(sqlite3.IntegrityError):
         connection.execute(f'UPDATE keys SET "{column}" = ?', (value,))  # noqa: S608 - names of ours
 
 
 def test_largest_nonce_stays_a_number(connection: sqlite3.Connection) -> None:
     """The greatest nonce is stored as an integer, not as a float (A23)."""
-    rows.write_row(connection.execute, (), rows.encode(FULL, 1))
+    rows.write_row(connection.execute, (), FULL)
     query = "SELECT nonce, typeof(nonce) FROM keys"
     assert connection.execute(query).fetchall() == [(2**63 - 1, "integer")]
 

@@ -157,7 +157,7 @@ def test_cut_between_the_two_commits_stops_nobody(
     clock = StillClock()
     write, calls = rows.write_row, itertools.count()
 
-    def cut(*row: Any) -> bool:
+    def cut(*row: Any) -> tuple[Any, ...]:
         if next(calls):
             raise sqlite3.OperationalError("power cut")
         return write(*row)
