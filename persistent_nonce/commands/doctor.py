@@ -29,6 +29,7 @@ from persistent_nonce.stores.failures import RECOVER
 from persistent_nonce.stores.marks import Mark, path_of, read_marks, went_back
 from persistent_nonce.stores.permissions import explain, is_shared, shown
 from persistent_nonce.stores.reader import Reader
+from persistent_nonce.stores.rebuild import is_sound
 from persistent_nonce.stores.sessions import process_state, standing
 
 __all__ = ["Finding", "default_stores", "examine", "loses_commits"]
@@ -229,7 +230,11 @@ def _clock(now: Now) -> Finding:
 def _keys(reader: Reader) -> Iterator[Finding]:
     marks, damaged = _marks(path_of(reader.path))
     keys = reader.keys()
-    yield Finding("database", wrong=False, said=f"{reader.path}, {len(keys)} keys")
+    said = f"{reader.path}, {len(keys)} keys"
+    if is_sound(reader.query):
+        yield Finding("database", wrong=False, said=said)
+    else:
+        yield Finding("database", wrong=True, said=f"{said}, is damaged", do=RECOVER)
     if damaged:
         said = f"{damaged} of them are damaged"
         yield Finding("marks", wrong=True, said=said, do=RECOVER)

@@ -10,9 +10,10 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -27,10 +28,16 @@ from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.marks import Mark, Marks, path_of, read_marks, went_back
 from persistent_nonce.stores.presence import Presence
 
-__all__ = ["Rebuilt", "RebuiltKey", "rebuild"]
+__all__ = ["Rebuilt", "RebuiltKey", "is_sound", "rebuild"]
 
 #: Seconds for which the store's lock is waited for.
 _PATIENCE: Final = 10.0
+
+#: The schema, but for what sqlite-utils made for itself, which may change with its version.
+_SCHEMA: Final = (
+    "SELECT type, name, sql FROM sqlite_schema "
+    "WHERE tbl_name IN ('keys', 'calls', 'store')"
+)
 
 _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 
@@ -185,7 +192,8 @@ def _read(path: Path, *, trusted: bool) -> _Found:
                 if not trusted:
                     raise
                 whole = False
-            return _salvage(connection, whole=whole and _is_sound(connection))
+            sound = whole and is_sound(lambda sql: connection.execute(sql).fetchall())
+            return _salvage(connection, whole=sound)
     except (sqlite3.DatabaseError, UnicodeDecodeError):
         return nothing
     finally:
@@ -194,8 +202,27 @@ def _read(path: Path, *, trusted: bool) -> _Found:
             Path(f"{path}-wal").unlink(missing_ok=True)
 
 
-def _is_sound(connection: sqlite3.Connection) -> bool:
-    return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+def is_sound(ask: Callable[[str], list[Any]]) -> bool:
+    """Whether a database is in order, and its schema as it was made.
+
+    What can be read need not be fit to be written: SQLite resolves the constraints of a table only for who may write.
+
+    Args:
+        ask: carries out a query and returns its rows.
+    """
+    try:
+        checked = ask("PRAGMA integrity_check") == [("ok",)]
+        return checked and set(ask(_SCHEMA)) == _made()
+    except (sqlite3.DatabaseError, UnicodeDecodeError, StoreCorruptError):
+        return False  # and yet much of it may be readable
+
+
+@cache
+def _made() -> set[Any]:
+    """Return what the schema of a new database is."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
+        rows.migrate(new)
+        return set(new.execute(_SCHEMA).fetchall())
 
 
 def _salvage(connection: sqlite3.Connection, *, whole: bool) -> _Found:
@@ -245,7 +272,7 @@ def _build(
         rows.migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
         for state in states:
-            rows.write_row(connection.execute, (), rows.encode(state, 1))
+            rows.write_row(connection.execute, (), state)
         for call in calls:
             _write_call(connection, call)
         connection.execute("COMMIT")
