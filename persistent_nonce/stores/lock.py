@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import Final, TypeVar
 
 from filelock import lock_descriptor
@@ -64,7 +65,7 @@ class StoreLock:
             StoreUnavailableError: it was closed meanwhile.
             StoreError: this thread holds it already (a signal handler, or a finalizer inside a transaction).
         """
-        if self._owner == threading.get_ident():
+        if self._owner == get_ident():
             raise StoreError(
                 f"{self.name} is in use by this very thread; no nonce was issued",
                 "do not call the library from a signal handler or a __del__",
@@ -80,7 +81,7 @@ class StoreLock:
                             f"{self.name} was given back", "open a new store"
                         )
                     try:
-                        self._owner = threading.get_ident()
+                        self._owner = get_ident()
                         try:
                             if lock_descriptor(descriptor, blocking=False):
                                 return work()
@@ -105,7 +106,7 @@ class StoreLock:
     @property
     def inside(self) -> bool:
         """Whether this very thread holds the lock."""
-        return self._owner == threading.get_ident()
+        return self._owner == get_ident()
 
     def acquire_mutex(self, timeout: float) -> bool:
         """Keep other threads of this process out, before a fork; False if that cannot be had."""

@@ -170,8 +170,11 @@ class Writer:
             if state == old and not changed.records:
                 if self._is_newest(old):
                     return old
-            elif woken.unit not in (None, state.unit) and not durable:
-                durable = True  # no ceiling speaks for a mark in another unit
+            elif not durable and (
+                woken.unit not in (None, state.unit) or woken.every != state.every
+            ):
+                # No ceiling speaks for a mark in another unit; another boot fills the counter that is stored (I6).
+                durable = True
             elif self._above(woken, state, proven):
                 proven = self._prove(woken, state, records)
             else:

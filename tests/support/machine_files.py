@@ -1,0 +1,83 @@
+"""Real SQLite stores on one database, each standing for a process; a crash leaves what the kernel would leave."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from persistent_nonce.state import Change
+from persistent_nonce.stores.base import Store
+from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.clocks import StillClock
+from tests.support.machine_runner import Killed
+
+__all__ = ["Files"]
+
+
+class Files:
+    """A directory with one database, and the stores that are open on it.
+
+    A crash closes the descriptors of the lock and of the session, which frees both, and leaves SQLite's connections as
+    they are: closing them would tidy up, as a killed process does not. They hold no lock between transactions.
+
+    Args:
+        base: where the directory is made.
+    """
+
+    def __init__(self, base: Path | None) -> None:
+        self._directory = Path(tempfile.mkdtemp(dir=base))
+        self._open: list[SQLiteStore] = []
+        self._crashed: list[SQLiteStore] = []
+
+    def open(self, clock: StillClock) -> Store:
+        """Open the store of one more process."""
+        store = SQLiteStore(self._directory / "nonces.db", clock=clock)
+        self._open.append(store)
+        return store
+
+    def crash(self, store: Store) -> None:
+        """Do what the kernel does when the process of `store` is gone."""
+        crashed = cast("SQLiteStore", store)
+        crashed._state = "closed"
+        crashed._pending.clear()
+        crashed._lock.close()
+        crashed._presence.abandon()
+        self._open.remove(crashed)
+        self._crashed.append(crashed)
+
+    def arm(self, store: Store, point: int) -> None:
+        """Let the process of `store` end before statement number `point` of its next transactions."""
+        writer = cast("SQLiteStore", store)._writer
+        execute, left = writer._execute, point
+
+        def count(*arguments: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return execute(*arguments)
+
+        writer._execute = count
+
+    def later(self, store: Store, key: str, change: Change) -> Callable[[], None]:
+        """Keep `change` as `store.later` does, and return what its thread would do."""
+        owner = cast("SQLiteStore", store)
+        owner._pending.append((key, change))
+        return owner._try_drain
+
+    def waiting(self, store: Store) -> Iterable[tuple[str, Change]]:
+        """Return the changes that wait to be made later."""
+        return cast("SQLiteStore", store)._pending
+
+    def close(self) -> None:
+        """Close everything and remove the directory."""
+        for store in self._open:
+            store._pending.clear()
+            store.close()
+        for store in self._crashed:
+            store._writer.close()
+            store._reader.close()
+        shutil.rmtree(self._directory)
