@@ -141,7 +141,11 @@ def _settle(state: KeyState, now: Now) -> KeyState:
         passed = min(now.mono - turn.since, PASS_OVER)
         state = _amend(
             state,
-            lambda call: call._replace(passed=passed) if call.id == turn.id else call,
+            lambda call: (
+                call._replace(passed=max(call.passed, passed))
+                if call.id == turn.id
+                else call
+            ),
         )
     # A turn that has not begun is looked at again: a clock step may have moved the end of a back-off.
     since = max(now.mono, ready) - first.passed

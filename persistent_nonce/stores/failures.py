@@ -43,7 +43,7 @@ _MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     sqlite3.SQLITE_IOERR: (
         StoreUnavailableError,
         "the disk reports an input/output error",
-        "look at the system's log",
+        "look at the system's log, and at the user's quota",
     ),
     sqlite3.SQLITE_PERM: (
         StorePermissionError,
@@ -90,6 +90,8 @@ def explain(error: Exception, path: Path) -> StoreError:
             f"a number does not fit into {path}; {_NONE}", "look at the system's clock"
         )
     code = primary(error)
+    if getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE:
+        code = sqlite3.SQLITE_FULL  # no room for a new -shm
     if isinstance(error, UnicodeDecodeError) or "decode to UTF-8" in str(error):
         code = (
             sqlite3.SQLITE_CORRUPT

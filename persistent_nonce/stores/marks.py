@@ -116,6 +116,7 @@ class Marks:
         self._descriptor = -1
         self._slots: dict[str, int] = {}
         self._end = 0  # slots below it are in use
+        self._last = ("", b"")  # the key and the slot last read or written
 
     def open(self) -> None:
         """Open the file, which is made if missing.
@@ -130,7 +131,9 @@ class Marks:
         offset = self._offset(key)
         if offset is None:
             return None
-        mark = _decode(os.pread(self._descriptor, _SIZE, offset))
+        slot = os.pread(self._descriptor, _SIZE, offset)
+        self._last = (key, slot)
+        mark = _decode(slot)
         if mark is None:
             _LOG.warning("the mark of key %s is damaged", key)
         elif mark.key != key:  # the file was cut, and begun anew
@@ -138,6 +141,15 @@ class Marks:
             self._end = 0
             return self.find(key)
         return mark
+
+    def stands(self, key: str) -> bool:
+        """Whether the mark of `key` is the one last read or written here: nobody else has used a nonce since.
+
+        Who remembers a row must ask: a database that went back to this very row looks as if nothing had happened.
+        """
+        name, slot = self._last
+        offset = self._slots.get(key, -1) if name == key else -1
+        return offset >= 0 and os.pread(self._descriptor, _SIZE, offset) == slot
 
     def write(self, state: KeyState, revision: int) -> None:
         """Write the mark of a state that was committed as this revision of its row.
@@ -152,7 +164,9 @@ class Marks:
         if offset is None:
             offset = self._take(key)
         body = _BODY.pack(bytes.fromhex(key), revision, state.nonce, unit)
-        self._write(body + _check(body), offset)
+        slot = body + _check(body)
+        self._write(slot, offset)
+        self._last = (key, slot)
 
     def _offset(self, key: str) -> int | None:
         """Return where the slot of `key` is; looks at those that others have taken since."""

@@ -16,11 +16,17 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
-from persistent_nonce.errors import NonceError, StoreUnavailableError
+from persistent_nonce.errors import (
+    NonceError,
+    StoreCorruptError,
+    StoreUnavailableError,
+    StoreVersionError,
+)
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores.failures import FOREIGN, RETRIED, explain, primary
 from persistent_nonce.stores.marks import refuse_loss
 from persistent_nonce.stores.rows import (
+    SCHEMA,
     decode,
     decode_call,
     seal,
@@ -71,11 +77,23 @@ class Reader:
         rows = self.query(select_row, (key,))
         if not rows:
             return KeyState(key)
-        state = decode(rows[0])
+        try:
+            state = decode(rows[0])
+        except StoreCorruptError:
+            self._check_version()  # the check of another schema's row differs too
+            raise
         if len(self._last) >= _REMEMBERED:
             self._last.clear()
         self._last[key] = (seal(rows[0]), state)
         return state
+
+    def _check_version(self) -> None:
+        ((found,),) = self.query("PRAGMA user_version")
+        if found != SCHEMA:
+            raise StoreVersionError(
+                f"the database has schema {found}, this process works with {SCHEMA}",
+                "restart this program with the newer version",
+            )
 
     def keys(self) -> list[str]:
         """Return the fingerprints of all keys, sorted."""
@@ -116,7 +134,7 @@ class Reader:
                 f"there is no database {self.path}",
                 "name it with --db or PERSISTENT_NONCE_DB, or start a bot first",
             )
-        if os.path.exists(self._wal):
+        if self._log_size():
             if not os.path.exists(self._shm):
                 return (
                     None  # a read would make it, for an owner who may be another user
@@ -161,9 +179,16 @@ class Reader:
             "run: persistent-nonce doctor",
         )
 
-    def _seen(self) -> tuple[int, int, bool]:
+    def _seen(self) -> tuple[int, int, int]:
         status = os.stat(self.path)
-        return status.st_size, status.st_mtime_ns, os.path.exists(self._wal)
+        return status.st_size, status.st_mtime_ns, self._log_size()
+
+    def _log_size(self) -> int:
+        """Return the size of the `-wal`; one that is empty, as an opening on a full disk leaves it, counts as none."""
+        try:
+            return os.stat(self._wal).st_size
+        except FileNotFoundError:
+            return 0
 
     def forget(self) -> sqlite3.Connection | None:
         """Give up the connection without closing it, in a forked child; return it to be closed later."""

@@ -11,7 +11,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,7 @@ from persistent_nonce.nonces import lift
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores import place, rows
-from persistent_nonce.stores.failures import FOREIGN, explain
+from persistent_nonce.stores.failures import FOREIGN, explain, primary
 from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.marks import Mark, Marks, path_of, read_marks, went_back
 from persistent_nonce.stores.presence import Presence
@@ -37,6 +37,19 @@ _PATIENCE: Final = 10.0
 _SCHEMA: Final = (
     "SELECT type, name, sql FROM sqlite_schema "
     "WHERE tbl_name IN ('keys', 'calls', 'store')"
+)
+
+#: Result codes of SQLite that do not speak of damage; to read a log takes room for an index.
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+        sqlite3.SQLITE_IOERR_WRITE,
+    }
 )
 
 _FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
@@ -102,8 +115,9 @@ def _rebuild(path: Path, *, shared: bool, clock: Clock) -> Rebuilt | None:
             "stop all programs of the store first; show tells their pids",
         )
     marks, damaged_marks = read_marks(path_of(path))
-    copy = _copy(path, now)
-    try:
+    copy, new = _kept(path, now), path.with_name(path.name + ".new")
+    with _removed_on_failure(copy, new):
+        _copy(path, copy)
         found = _read(copy, trusted=bool(marks))
         if found.whole and not damaged_marks and not _behind(found.states, marks, now):
             _remove(copy)
@@ -114,17 +128,15 @@ def _rebuild(path: Path, *, shared: bool, clock: Clock) -> Rebuilt | None:
                 f"nothing in {path} or its marks tells of a key; nothing was changed",
                 "move its files away, and raise-floor each key above its last nonce",
             )
-    except StoreError:
-        _remove(copy)
-        raise
-    ended = [
-        record
-        for key in keys
-        if key.before is not None
-        for record in wake(key.before, now).records
-    ]
-    states = [key.state for key in keys]
-    _build(path, states, [*found.calls, *ended], shared=shared)
+        ended = [
+            record
+            for key in keys
+            if key.before is not None
+            for record in wake(key.before, now).records
+        ]
+        states = [key.state for key in keys]
+        _build(new, states, [*found.calls, *ended], shared=shared)
+    _put_in_place(new, path)
     if damaged_marks:
         os.truncate(path_of(path), 0)
     _mark(path, states, shared=shared)
@@ -156,14 +168,28 @@ def _keys(found: _Found, marks: Mapping[str, Mark], now: Now) -> Iterator[Rebuil
 # --- the old database
 
 
-def _copy(path: Path, now: Now) -> Path:
-    """Copy the database and its -wal, as they are, to names of their own; return the first of them."""
+def _kept(path: Path, now: Now) -> Path:
+    """Return the name under which the database is kept as it was found."""
     at = datetime.fromtimestamp(now.wall / SECOND, UTC)
-    copy = path.with_name(f"{path.name}.damaged-{at:%Y%m%dT%H%M%S.%fZ}")
+    return path.with_name(f"{path.name}.damaged-{at:%Y%m%dT%H%M%S.%fZ}")
+
+
+def _copy(path: Path, copy: Path) -> None:
+    """Copy the database and its -wal, as they are, to names of their own."""
     for suffix in ("", "-wal"):
         if os.path.exists(f"{path}{suffix}"):
             shutil.copy2(f"{path}{suffix}", f"{copy}{suffix}")
-    return copy
+
+
+@contextmanager
+def _removed_on_failure(*paths: Path) -> Iterator[None]:
+    """Remove what is half-done when it fails: on a full disk above all it would be in the way."""
+    try:
+        yield
+    except (*FOREIGN, StoreError):
+        for path in paths:
+            _remove(path)
+        raise
 
 
 def _remove(path: Path) -> None:
@@ -194,7 +220,8 @@ def _read(path: Path, *, trusted: bool) -> _Found:
                 whole = False
             sound = whole and is_sound(lambda sql: connection.execute(sql).fetchall())
             return _salvage(connection, whole=sound)
-    except (sqlite3.DatabaseError, UnicodeDecodeError):
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        _must_be_damage(error)
         return nothing
     finally:
         Path(f"{path}-shm").unlink(missing_ok=True)
@@ -213,7 +240,8 @@ def is_sound(ask: Callable[[str], list[Any]]) -> bool:
     try:
         checked = ask("PRAGMA integrity_check") == [("ok",)]
         return checked and set(ask(_SCHEMA)) == _made()
-    except (sqlite3.DatabaseError, UnicodeDecodeError, StoreCorruptError):
+    except (sqlite3.DatabaseError, UnicodeDecodeError, StoreCorruptError) as error:
+        _must_be_damage(error)
         return False  # and yet much of it may be readable
 
 
@@ -247,23 +275,28 @@ def _scan(connection: sqlite3.Connection, query: str) -> list[Any]:
         try:
             for row in connection.execute(f"{query} ORDER BY rowid {order}"):
                 found[row] = None
-        except (sqlite3.DatabaseError, UnicodeDecodeError):
-            continue
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            _must_be_damage(error)
     return list(found)
+
+
+def _must_be_damage(error: Exception) -> None:
+    """Raise `error` again if it tells of the machine, not of the file: what cannot be read just now is not lost."""
+    if {getattr(error, "sqlite_errorcode", 0), primary(error)} & _PASSING:
+        raise error
 
 
 # --- the new one
 
 
 def _build(
-    path: Path,
+    new: Path,
     states: Iterable[KeyState],
     calls: Iterable[CallRecord],
     *,
     shared: bool,
 ) -> None:
-    """Write a new database, and put it in the place of the old one when it is on the disk."""
-    new = path.with_name(path.name + ".new")
+    """Write a new database, all of it on the disk."""
     _remove(new)  # of one that was killed
     place.create_database(new, shared=shared)
     with closing(sqlite3.connect(new, isolation_level=None)) as connection:
@@ -277,6 +310,10 @@ def _build(
             _write_call(connection, call)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """Put a new database in the place of the old one."""
     # Were the old -wal left, SQLite would replay it into the new database.
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)

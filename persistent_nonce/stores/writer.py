@@ -48,6 +48,9 @@ _EARLY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 #: Pages after which the `-wal` is written back, which waits for the disk: 3 MiB.
 _CHECKPOINT: Final = 3072
 
+#: Bytes to which the `-wal` is cut when it begins anew: a reader that was stopped in mid-look may have let it grow.
+_LARGEST_WAL: Final = 4 << 20
+
 
 class Writer:
     """The writing connection of a process. Every method is to be called under the store's lock.
@@ -106,6 +109,7 @@ class Writer:
             )
         self._execute("PRAGMA mmap_size = 0").fetchall()
         self._execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}").fetchall()
+        self._execute(f"PRAGMA journal_size_limit = {_LARGEST_WAL}").fetchall()
         self._execute("PRAGMA trusted_schema = OFF").fetchall()
         self._set_full(True)
         if found < rows.SCHEMA:
@@ -156,7 +160,12 @@ class Writer:
             self._files.check()
             self._set_full(durable)
             # Kept from the last time, it may be outdated: then nothing is stored, and what came of it does not count.
-            kept = self._undisturbed and self._state.key == key and bool(self._row)
+            kept = (
+                self._undisturbed
+                and self._state.key == key
+                and bool(self._row)
+                and self._marks.stands(key)
+            )
             time = now()
             old = self._state if kept else self._load(key, time.boot)
             woken, records = (old, ()) if old.boot == time.boot else wake(old, time)
@@ -235,11 +244,14 @@ class Writer:
             StoreRolledBackError: it is older than the key's mark.
         """
         known = self._row if self._state.key == key else ()
-        if known and self._is_newest(self._state):
+        if known and self._marks.stands(key) and self._is_newest(self._state):
             return self._state
+        # Whoever is refused below must not find at the next try what was remembered until now.
+        self._row, self._state, self._undisturbed = (), KeyState(""), False
         row, state = self._read(key)
         mark = self._marks.find(key)
         if mark is not None and went_back(state, mark, boot):
+            self._files.check()  # was the lock replaced meanwhile, another holder may have written between the two
             raise StoreRolledBackError(
                 f"the database went back: key {key} stands at {state.nonce}, but {mark.nonce} "
                 f"({mark.unit}) was used; no nonce was issued",
