@@ -29,7 +29,7 @@ def test_a_short_storm(tmp_path: Path) -> None:
     """Kills, stops, interrupts and clock steps for six seconds break nothing (I1 to I5; fault A33)."""
     done = soak(tmp_path, 0.1)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "violations  0;" in done.stdout
+    assert "violations  0 of any kind" in done.stdout
     assert "integrity   2 checks" in done.stdout
 
 
