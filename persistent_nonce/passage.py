@@ -34,8 +34,11 @@ __all__ = ["Entrance", "Passage"]
 
 _LOG: Final = logging.getLogger("persistent_nonce")
 
-#: Seconds between two looks of the next in line, at random; those behind look less often.
+#: Seconds between two looks of the next in line, at random; a fiftieth of how long the call ahead has lasted, up to a
+#: limit, where that is more; those behind look less often.
 _LOOK: Final = (0.001, 0.0022)
+_LOOK_PART: Final = 50
+_LOOK_LONGEST: Final = 0.005
 _LOOK_BEHIND: Final = 5.0  # times as long for each place further back
 _LOOK_SELDOM: Final = 0.1
 
@@ -232,4 +235,6 @@ class Entrance:
             look = min(look, _LOOK_SELDOM)
         elif state.running is None:
             look = _LONGEST  # nobody is before it: it knows its time
+        else:
+            look = max(look, min(unchanged / scale / _LOOK_PART, _LOOK_LONGEST))
         return min(look, wait / scale)
