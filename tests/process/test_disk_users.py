@@ -92,14 +92,17 @@ def test_group_of_users(database: Path, way: str) -> None:
     assert f"user {EVE}" in said
 
 
+#: Stores that their process does not close.
+LEFT_OPEN: list[SQLiteStore] = []
+
+
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", ".lock", ".marks"])
 def test_file_that_another_user_left(database: Path, suffix: str) -> None:
     """A file that a program of another user's made is refused by name, by doctor too, and harmless when given back."""
 
     def take() -> int:
-        store = SQLiteStore(
-            database
-        )  # not closed: the end of the process leaves -wal and -shm
+        store = SQLiteStore(database)
+        LEFT_OPEN.append(store)  # the end of the process leaves -wal and -shm
         return NonceProvider(store, "key", unit="ns").next()
 
     (first,) = become(ANN, 0o077, take)

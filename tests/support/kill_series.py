@@ -31,7 +31,8 @@ def series(name: str, directory: str, again: int, compound: bool) -> dict[str, A
         did end.
     """
     logging.disable()  # each death is logged by whoever finds it
-    trials, chance = Trials(name, Path(directory)), random.Random(5)
+    trials = Trials(name, Path(directory))
+    chance = random.Random(Path(directory).name)  # the same in each run
     points: list[str] = []
     census: list[str] = []
     number, ended = 0, False
