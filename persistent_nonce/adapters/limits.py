@@ -135,7 +135,7 @@ def _twin(adapter: HTTPAdapter) -> _Adapter:
     Sent again, a call that was executed would be refused for its nonce, and be taken for one that was not.
     """
     twin = _Adapter()
-    twin.__setstate__(adapter.__getstate__())  # type: ignore[attr-defined]  # the stubs lack it
+    twin.__setstate__(adapter.__getstate__())
     retries = twin.max_retries
     allowed = retries.allowed_methods or retries.DEFAULT_ALLOWED_METHODS  # empty: any
     twin.max_retries = retries.new(allowed_methods=frozenset(allowed) - {"POST"})

@@ -88,6 +88,7 @@ def test_a_fault_passes_unchanged_in_doubt_and_unrepeated(
     assert time.monotonic() - begun < GUARD
     assert not isinstance(caught.value, NonceError)
     if isinstance(caught.value, HTTPError):
+        assert caught.value.response is not None
         assert caught.value.response.status_code == getattr(fault, "status", 504)
     assert exchange.stats(account.key).requests == 1
     assert len(exchange.orders(account.key)) == executed

@@ -181,7 +181,7 @@ def test_missing_user_agent_and_tampered_body(
 ) -> None:
     """Without a User-Agent, or with a body that was not signed, a call is refused."""
     path, body = "/0/private/Balance", b"nonce=1"
-    headers: dict[str, str | None] = {
+    headers = {
         "API-Key": account.key,
         "API-Sign": sign(path, "1", body, account.secret),
         "Content-Type": "application/x-www-form-urlencoded",
@@ -335,6 +335,7 @@ def test_bad_gateway(
     exchange.inject(BadGateway(status, executed=executed))
     with pytest.raises(requests.HTTPError) as caught:
         client.query_private("AddOrder", dict(ORDER))
+    assert caught.value.response is not None
     assert caught.value.response.status_code == status
     assert len(exchange.orders(client.key)) == int(executed)
     assert client.query_private("Balance")["error"] == []

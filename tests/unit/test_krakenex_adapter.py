@@ -420,6 +420,7 @@ def test_an_http_error_is_krakenex_s_own_and_in_doubt(
     wire.answers = [reply("<html>", status)]
     with pytest.raises(requests.exceptions.HTTPError) as caught:
         client.query_private("AddOrder")
+    assert caught.value.response is not None
     assert caught.value.response.status_code == status
     assert outcomes(store) == ["unknown"]
     assert len(wire.posts) == 1
