@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import soak
+
 pytest.importorskip("krakenex", reason="NOT RUN: some of its processes use krakenex")
-
-ROOT = Path(__file__).parents[2]
-
-
-def soak(directory: Path, minutes: float) -> subprocess.CompletedProcess[str]:
-    """Run the storm."""
-    command = [sys.executable, str(ROOT / "scripts/soak.py")]
-    return subprocess.run(
-        [*command, "--minutes", str(minutes), "--directory", str(directory)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
 
 
 def test_a_short_storm(tmp_path: Path) -> None:
     """Kills, stops, interrupts and clock steps for six seconds break nothing (I1 to I5; fault A33)."""
-    done = soak(tmp_path, 0.1)
+    done = soak(tmp_path, "--minutes=0.1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "violations  0 of any kind" in done.stdout
     assert "integrity   2 checks" in done.stdout
@@ -38,6 +24,6 @@ def test_the_storm_finds_a_repeated_nonce(tmp_path: Path) -> None:
     logs = tmp_path / "logs" / "nonces"
     logs.mkdir(parents=True)
     (logs / "planted.log").write_bytes(bytes(48))
-    done = soak(tmp_path, 0.01)
+    done = soak(tmp_path, "--minutes=0.01")
     assert done.returncode == 1
     assert "has the value of" in done.stdout, done.stdout + done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from persistent_nonce import CallGate, SQLiteStore
 from persistent_nonce.provider import NonceProvider
-from tests.support import faulting_fixtures
+from tests.support import databases
 from tests.support.callers import until
 from tests.support.checker import read_logs, violations
 from tests.support.faulting_exits import (
@@ -25,10 +25,8 @@ from tests.support.workers import KEY
 
 pytestmark = pytest.mark.timeout(LONG)
 
-path = faulting_fixtures.path
-store = faulting_fixtures.store
-gate = faulting_fixtures.gate
-children = faulting_fixtures.children
+path, store = databases.path, databases.store
+gate, children = databases.gate, databases.children
 
 
 @pytest.mark.parametrize("how", ENDS)

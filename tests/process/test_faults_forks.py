@@ -13,7 +13,7 @@ import pytest
 
 from persistent_nonce import CallGate, SQLiteStore
 from persistent_nonce.provider import NonceProvider
-from tests.support import faulting_fixtures
+from tests.support import databases
 from tests.support.callers import GUARD, until
 from tests.support.faulting_forks import (
     fork_in_calls,
@@ -28,8 +28,8 @@ from tests.support.workers import KEY
 
 pytestmark = pytest.mark.timeout(LONG)
 
-path = faulting_fixtures.path
-children = faulting_fixtures.children
+path = databases.path
+children = databases.children
 
 
 def test_forks_in_a_call_beside_threads(path: Path, children: Children) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from persistent_nonce import CallGate, GateTimeoutError, SQLiteStore
 from persistent_nonce.clock import SECOND
-from tests.support import faulting_fixtures
+from tests.support import databases
 from tests.support.callers import GUARD, Caller, until
 from tests.support.faulting_callers import (
     ENDINGS,
@@ -28,10 +28,8 @@ from tests.support.workers import KEY
 
 pytestmark = pytest.mark.timeout(LONG)
 
-path = faulting_fixtures.path
-store = faulting_fixtures.store
-gate = faulting_fixtures.gate
-children = faulting_fixtures.children
+path, store = databases.path, databases.store
+gate, children = databases.gate, databases.children
 
 
 def queue_is(store: SQLiteStore, gate: CallGate, length: int) -> None:

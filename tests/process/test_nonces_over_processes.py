@@ -5,8 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,12 +13,11 @@ import pytest
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.checker import read_logs, violations
-from tests.support.processes import Children
+from tests.support.processes import Children, soak
 from tests.support.workers import KEY, draw, draw_on, next_by
 
 PROCESSES = 8
 EACH = 20_000
-ROOT = Path(__file__).parents[2]
 
 
 def test_processes_draw_unique_and_ordered_nonces(tmp_path: Path) -> None:
@@ -112,21 +109,9 @@ def test_multiprocessing_pools(tmp_path: Path, method: str) -> None:
     assert len(set(drawn)) == len(drawn) == 1_000
 
 
-def soak(directory: Path, seconds: float) -> subprocess.CompletedProcess[str]:
-    """Run the soak of nonces, whose logs are in `directory`, and return how it ended."""
-    command = [sys.executable, str(ROOT / "scripts/soak.py"), "nonces"]
-    return subprocess.run(
-        [*command, f"--seconds={seconds}", f"--directory={directory}", "--least=0"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-
-
 def test_soak_for_three_seconds(tmp_path: Path) -> None:
     """A short soak (6 processes, one killed and started anew every 0.2 s) finds no violation (I1, I2, I3)."""
-    done = soak(tmp_path, 3)
+    done = soak(tmp_path, "nonces", "--seconds=3", "--least=0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 violations" in done.stdout
 
@@ -134,6 +119,6 @@ def test_soak_for_three_seconds(tmp_path: Path) -> None:
 def test_soak_fails_on_a_violation(tmp_path: Path) -> None:
     """The soak ends with status 1 when it is given a history with a repeated nonce."""
     (tmp_path / "planted.log").write_bytes(bytes(48))
-    done = soak(tmp_path, 0.1)
+    done = soak(tmp_path, "nonces", "--seconds=0.1", "--least=0")
     assert done.returncode == 1
     assert "1 violation" in done.stdout

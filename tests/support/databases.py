@@ -1,4 +1,4 @@
-"""Fixtures: a database, a store of it, and processes beside the test's own.
+"""Fixtures: a database, a store of it, a gate without an interval, and processes beside the test's own.
 
 A test module has them by giving them its own names, as in `path, store = databases.path, databases.store`.
 """
@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from persistent_nonce import SQLiteStore
-from tests.support.processes import Children
+from persistent_nonce import CallGate, SQLiteStore
+from tests.support.clocks import StillClock
+from tests.support.processes import GUARD, Children
+from tests.support.workers import KEY
 
-__all__ = ["children", "path", "store"]
+__all__ = ["children", "clock", "gate", "path", "store", "store_by_clock"]
 
 
 @pytest.fixture
@@ -27,6 +29,25 @@ def store(path: Path) -> Iterator[SQLiteStore]:
     """Yield an open store of this process."""
     with SQLiteStore(path, timeout=60) as opened:
         yield opened
+
+
+@pytest.fixture
+def clock() -> StillClock:
+    """Return a clock in the test's hands."""
+    return StillClock()
+
+
+@pytest.fixture
+def store_by_clock(path: Path, clock: StillClock) -> Iterator[SQLiteStore]:
+    """Yield an open store by that clock."""
+    with SQLiteStore(path, clock=clock) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gate(store: SQLiteStore) -> CallGate:
+    """Return a gate without an interval."""
+    return CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
 
 
 @pytest.fixture

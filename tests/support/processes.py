@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-__all__ = ["GUARD", "Child", "Children", "descriptors"]
+__all__ = ["GUARD", "Child", "Children", "descriptors", "soak"]
 
 #: Seconds after which a test gives up on a child. A guard for a hung one, many times what a slow machine needs.
 GUARD: Final = 90.0
@@ -139,3 +139,15 @@ def _plain(argument: object) -> object:
 def descriptors() -> int:
     """Return how many file descriptors this process has open."""
     return len(os.listdir("/proc/self/fd"))
+
+
+def soak(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `scripts/soak.py` with its files in `directory`, and return how it ended."""
+    command = [sys.executable, str(_ROOT / "scripts/soak.py"), *arguments]
+    return subprocess.run(
+        [*command, f"--directory={directory}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )

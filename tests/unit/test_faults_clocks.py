@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import NonceRangeError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import MAX_NONCE, UNITS
+from tests.support import databases
 from tests.support.clocks import StillClock
 from tests.support.commands import run
 from tests.support.workers import KEY, Shifted
@@ -42,23 +42,7 @@ STEPS: Final = {
 }
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a database."""
-    return tmp_path / "nonces.db"
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    """Return a clock in the test's hands."""
-    return StillClock()
-
-
-@pytest.fixture
-def store(path: Path, clock: StillClock) -> Iterator[SQLiteStore]:
-    """Yield a store by that clock."""
-    with SQLiteStore(path, clock=clock) as opened:
-        yield opened
+path, clock, store = databases.path, databases.clock, databases.store_by_clock
 
 
 def stored(path: Path, column: str = "nonce") -> tuple[str, int]:

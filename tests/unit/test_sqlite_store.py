@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from persistent_nonce.state import (
 )
 from persistent_nonce.stores.sqlite import SQLiteStore
 from persistent_nonce.stores.writer import Writer
+from tests.support import databases
 from tests.support.clocks import StillClock
 from tests.support.files import wait_for_tick
 from tests.support.processes import Children, descriptors
@@ -47,23 +48,7 @@ GUARD = 60.0
 FIVE_SECONDS = 5_000
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return the path of a database."""
-    return tmp_path / "nonces.db"
-
-
-@pytest.fixture
-def clock() -> StillClock:
-    """Return a clock that stands still."""
-    return StillClock()
-
-
-@pytest.fixture
-def store(path: Path, clock: StillClock) -> Iterator[SQLiteStore]:
-    """Yield an open store."""
-    with SQLiteStore(path, clock=clock) as store:
-        yield store
+path, clock, store = databases.path, databases.clock, databases.store_by_clock
 
 
 def take(state: KeyState, now: Now) -> Changed:
