@@ -58,7 +58,7 @@ def issue(state: KeyState, now: Now, count: int = 1) -> KeyState:
         )
     last = max(state.nonce + 1, reading) + count - 1
     state = state.marked(unit, last, max(state.seen, reading))
-    if last > state.bound:
+    if last > reading and last > state.bound:  # what the clock shows is within it
         if last > MAX_NONCE:
             raise NonceRangeError(
                 f"key {state.key} is out of nonces: {last} is above {MAX_NONCE}",

@@ -36,6 +36,7 @@ _BODY: Final = Struct("<8sQqB3x")
 _SIZE: Final = _BODY.size + 4
 _NAME: Final = 8
 _FREE: Final = bytes(_SIZE)
+_NOTHING: Final = ("", 0, b"")
 
 #: Bytes by which the file grows: a block of the disk, so that no later write needs a new one.
 _GROWTH: Final = 4096
@@ -116,7 +117,7 @@ class Marks:
         self._descriptor = -1
         self._slots: dict[str, int] = {}
         self._end = 0  # slots below it are in use
-        self._last = ("", b"")  # the key and the slot last read or written
+        self._last = _NOTHING  # the key last read or written, where, and its slot
 
     def open(self) -> None:
         """Open the file, which is made if missing.
@@ -132,13 +133,13 @@ class Marks:
         if offset is None:
             return None
         slot = os.pread(self._descriptor, _SIZE, offset)
-        self._last = (key, slot)
+        self._last = (key, offset, slot)
         mark = _decode(slot)
         if mark is None:
             _LOG.warning("the mark of key %s is damaged", key)
         elif mark.key != key:  # the file was cut, and begun anew
             self._slots.clear()
-            self._end = 0
+            self._end, self._last = 0, _NOTHING
             return self.find(key)
         return mark
 
@@ -147,9 +148,8 @@ class Marks:
 
         Who remembers a row must ask: a database that went back to this very row looks as if nothing had happened.
         """
-        name, slot = self._last
-        offset = self._slots.get(key, -1) if name == key else -1
-        return offset >= 0 and os.pread(self._descriptor, _SIZE, offset) == slot
+        name, offset, slot = self._last
+        return name == key and os.pread(self._descriptor, _SIZE, offset) == slot
 
     def write(self, state: KeyState, revision: int) -> None:
         """Write the mark of a state that was committed as this revision of its row.
@@ -158,15 +158,15 @@ class Marks:
             OSError: it cannot be written.
         """
         key, unit = state.key, _NUMBER[state.unit or DEFAULT_UNIT]
-        offset = self._slots.get(key)
-        if offset is None:
-            offset = self._offset(key)
-        if offset is None:
-            offset = self._take(key)
+        name, offset, _ = self._last
+        if name != key:
+            found = self._offset(key)
+            offset = self._take(key) if found is None else found
         body = _BODY.pack(bytes.fromhex(key), revision, state.nonce, unit)
-        slot = body + _check(body)
-        self._write(slot, offset)
-        self._last = (key, slot)
+        slot = body + crc32(body).to_bytes(4, "little")
+        if os.pwrite(self._descriptor, slot, offset) != _SIZE:
+            raise _full()
+        self._last = (key, offset, slot)
 
     def _offset(self, key: str) -> int | None:
         """Return where the slot of `key` is; looks at those that others have taken since."""
@@ -185,14 +185,12 @@ class Marks:
         """Return the first free slot, which becomes that of `key`."""
         offset = self._end
         if os.fstat(self._descriptor).st_size < offset + _SIZE:
-            self._write(bytes(_GROWTH), offset)
+            zeros = bytes(_GROWTH)
+            if os.pwrite(self._descriptor, zeros, offset) != _GROWTH:
+                raise _full()
         self._slots[key] = offset
         self._end += _SIZE
         return offset
-
-    def _write(self, content: bytes, offset: int) -> None:
-        if os.pwrite(self._descriptor, content, offset) != len(content):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         """Close the file."""
@@ -201,8 +199,8 @@ class Marks:
             os.close(descriptor)
 
 
-def _check(body: bytes) -> bytes:
-    return crc32(body).to_bytes(4, "little")
+def _full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _decode(slot: bytes) -> Mark | None:
@@ -211,6 +209,7 @@ def _decode(slot: bytes) -> Mark | None:
         return None
     body = slot[: _BODY.size]
     name, revision, nonce, unit = _BODY.unpack(body)
-    if slot[_BODY.size :] != _check(body) or unit >= len(_UNITS):
+    check = crc32(body).to_bytes(4, "little")
+    if slot[_BODY.size :] != check or unit >= len(_UNITS):
         return None
     return Mark(name.hex(), revision, nonce, _UNITS[unit])

@@ -110,12 +110,23 @@ _CALL_COLUMNS: Final = """
 def encode(state: KeyState, revision: int) -> tuple[Any, ...]:
     """Return the row of `state`, written for the `revision`-th time; its check is last."""
     head = state[:_HEAD]
-    rest, text = _encode_rest(state[_HEAD:])
+    rest, text = _encoded_rest(state[_HEAD:])
     check = _check(f"{_HEAD_TEXT % head}{text}{revision}")
     return (*head, *rest, revision, check)
 
 
-@lru_cache(maxsize=8)  # with a thousand calls waiting, half a megabyte each
+#: What was encoded last, and what came of it.
+_encoded: Final[list[tuple[tuple[Any, ...], tuple[Any, ...], str]]] = [((), (), "")]
+
+
+def _encoded_rest(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
+    last, row, text = _encoded[0]
+    if last != rest:
+        row, text = _encode_rest(rest)
+        _encoded[0] = (rest, row, text)
+    return row, text
+
+
 def _encode_rest(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
     exempt, closed, turn, queue, running = rest[_EXEMPT - _HEAD :]
     row = (

@@ -229,12 +229,11 @@ class Writer:
 
     def _above(self, before: KeyState, after: KeyState, proven: int) -> bool:
         """Whether a nonce was taken that no commit with fsync covers yet."""
-        if after.nonce == before.nonce:
+        if after.nonce <= after.synced and not self._distrust:
             return False
         if before.unit not in (None, after.unit):
             return False  # nothing was taken; the mark counts in another unit
-        synced = 0 if self._distrust else after.synced
-        return after.nonce > max(proven, synced)
+        return after.nonce != before.nonce and after.nonce > proven
 
     def _load(self, key: str, boot: str) -> KeyState:
         """Return the newest state of `key`; a row that nobody has written since is not read again.
