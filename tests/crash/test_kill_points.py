@@ -114,7 +114,7 @@ CEILING = [
     "after _transact/_prove/_store/write_row execute",
     "before transact/_transact/_store/write_row execute",
     "after transact/_transact/_store/write_row execute",
-    "after _transact/_store/write/_write pwrite",
+    "after transact/_transact/_store/write pwrite",
     "after next/update/_hold/hold flock",
     "after next/update/_hold/hold lock",
 ]
