@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from persistent_nonce import recovery, rules
-from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.arguments import seconds_argument
+from persistent_nonce.clock import SECOND, Now, nanoseconds
 from persistent_nonce.errors import (
     ConfigurationError,
     ForkedCallError,
@@ -23,7 +26,7 @@ from persistent_nonce.errors import (
     StoreError,
 )
 from persistent_nonce.passage import Entrance, Passage
-from persistent_nonce.state import Changed, KeyState, Outcome, Recovery, Running
+from persistent_nonce.state import BackOff, Changed, KeyState, Outcome, Running
 from persistent_nonce.steps import arun, do, identity, run
 from persistent_nonce.stores.base import Session, Store
 
@@ -34,6 +37,12 @@ _LOG: Final = logging.getLogger("persistent_nonce")
 #: What the body of a call may say of its end.
 _ENDS: Final = ("ok", "error", "invalid_nonce", "unknown", "not_sent")
 
+#: How many signs of the exchange's words are kept.
+_SAID: Final = 200
+
+#: The Unix time at which nanoseconds no longer fit into a column: in the year 2262.
+_LAST_TIME: Final = 2**63 // SECOND
+
 
 class Call:
     """A call of one key, to be used once: `with` on a thread, `async with` on an event loop.
@@ -42,6 +51,9 @@ class Call:
     that raises InvalidNonceError as a refused nonce, any other error as "unknown": it may have been executed. The
     body may know better and say so with `settle` or `not_sent`.
     """
+
+    #: Whether this call's success ended a row of refused nonces; known after its end.
+    healed = False
 
     _id = ""  # for the finalizer of a call that was interrupted while it was made
 
@@ -55,6 +67,8 @@ class Call:
         self._caller = (key, 0, 0)
         self._running: Running | None = None
         self._outcome: Outcome | None = None
+        self._said = ""
+        self._asked: BackOff | None = None
         self._pid = 0
 
     @property
@@ -67,19 +81,48 @@ class Call:
         """Seconds this call waited for its turn."""
         return self._held().waited / SECOND
 
-    def settle(self, outcome: Outcome) -> None:
+    def settle(self, outcome: Outcome, said: str = "") -> None:
         """Say how the call ended, whatever the body raises.
 
         Args:
             outcome: "ok"; "error", the exchange said no and executed nothing; "invalid_nonce"; "unknown", it may have
                 been executed; "not_sent".
+            said: the exchange's error, for the record, of which 200 characters are kept.
         """
         if outcome not in _ENDS:
             raise ConfigurationError(
                 f"a call does not end as {outcome!r:.40}", f"one of {', '.join(_ENDS)}"
             )
         self._held()
-        self._outcome = outcome
+        self._outcome, self._said = outcome, _kept(said)
+
+    def back_off(
+        self,
+        reason: str,
+        seconds: float,
+        *,
+        until: float = 0.0,
+        most: float = 0.0,
+        full: bool = False,
+    ) -> None:
+        """Let no call of the key start for a time once this one has ended, in no process: the exchange asks for it.
+
+        Args:
+            reason: what the exchange said; those that wait, or are not sent, are told.
+            seconds: for how long.
+            until: Unix time; if that is later, until then, but no longer than a day.
+            most: when a back-off, whatever it was for, ended less than a minute ago, twice as long as that, but no
+                longer than `most` seconds. Where even that would be shorter, there is none.
+            full: take the call counter for full at the end of it: the exchange does.
+        """
+        self._held()
+        self._asked = BackOff(
+            reason=_kept(reason),
+            length=nanoseconds(seconds_argument("seconds", seconds)),
+            until=nanoseconds(seconds_argument("until", until, most=_LAST_TIME)),
+            most=nanoseconds(seconds_argument("most", most)),
+            full=full,
+        )
 
     def not_sent(self) -> None:
         """Say that no byte of the call left; its nonce is burnt."""
@@ -166,7 +209,7 @@ class Call:
             if self._caller in session.callers:
                 raise NestedCallError(
                     f"a call of key {self.key} inside another one of the same caller",
-                    "end the first call before the next, or use another key",
+                    "end the first call before the next, or use another key; drop one that was interrupted",
                 )
             self._session = session
             session.callers.add(self._caller)
@@ -185,7 +228,14 @@ class Call:
     # --- the way out
 
     def _ending(self, outcome: Outcome) -> _Ending:
-        return _Ending(self._id, self._running, outcome, self._passage.recovery)
+        finish = partial(
+            rules.finish,
+            outcome=outcome,
+            recovery=self._passage.recovery,
+            asked=self._asked,
+            said=self._said,
+        )
+        return _Ending(self._id, self._running, finish)
 
     async def _leave(self) -> None:
         """Take the call back, however far it came."""
@@ -224,8 +274,9 @@ class Call:
         finally:
             self._forget()
         running = self._running
-        if state is not None and running is not None and outcome == "invalid_nonce":
-            self._report(state, running)
+        if state is not None and running is not None:
+            self.healed = state.healed == running.id
+            self._report(state, running, outcome)
         return state
 
     def _drop(self, outcome: Outcome) -> None:
@@ -243,33 +294,44 @@ class Call:
             self._session.callers.discard(self._caller)
         self._id = ""
 
-    def _report(self, state: KeyState, running: Running) -> None:
-        """Log a refusal and what was done about it."""
-        count = state.refusals
-        _LOG.warning(
-            "%s: nonce %d refused, %d in a row", self._name, running.nonce, count
-        )
-        if state.closed:
-            _LOG.warning("key %s is closed: %s", self.key, state.diagnosis)
+    def _report(self, state: KeyState, running: Running, outcome: Outcome) -> None:
+        """Log what the reply means for the whole key."""
+        if outcome == "invalid_nonce":
+            count = state.refusals
+            _LOG.warning(
+                "%s: nonce %d refused, %d in a row", self._name, running.nonce, count
+            )
+            if state.closed:
+                _LOG.warning("key %s is closed: %s", self.key, state.diagnosis)
+                return
+            if state.jumped_at > running.nonce:
+                _LOG.warning("key %s jumps to %d", self.key, state.jumped_at)
+        elif self._asked is None:
             return
-        if state.jumped_at > running.nonce:
-            _LOG.warning("key %s jumps to %d", self.key, state.jumped_at)
         left = recovery.rest(state, self._store.now(), 0)
-        _LOG.warning("key %s backs off for %.1f s", self.key, left / SECOND)
+        if not left:  # a longer one is not to be forgotten
+            return
+        _LOG.warning(
+            "key %s backs off for %.1f s: %s", self.key, left / SECOND, state.reason
+        )
+
+
+def _kept(text: str) -> str:
+    """Return what is kept of the exchange's words: JSON may hold half a character, which no file can."""
+    return text[:_SAID].encode(errors="replace").decode()
 
 
 class _Ending:
     """The change that ends a call, without holding on to the call itself."""
 
     def __init__(
-        self, id: str, running: Running | None, outcome: Outcome, recovery: Recovery
+        self, id: str, running: Running | None, finish: Callable[..., Changed]
     ) -> None:
         self._id = id
         self._running = running
-        self._outcome = outcome
-        self._recovery = recovery
+        self._finish = finish
 
     def __call__(self, state: KeyState, now: Now) -> Changed:
         if self._running is None:
             return rules.leave(state, now, self._id)
-        return rules.finish(state, now, self._running, self._outcome, self._recovery)
+        return self._finish(state, now, self._running)

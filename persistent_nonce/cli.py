@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from persistent_nonce import records
 from persistent_nonce.commands import facts
 from persistent_nonce.commands.access import find_key, open_reader
 from persistent_nonce.commands.changing import COMMANDS
 from persistent_nonce.commands.doctor import examine
+from persistent_nonce.commands.online import ask
 from persistent_nonce.commands.options import as_json, chosen, database, emit
 from persistent_nonce.commands.recovering import recover
 from persistent_nonce.errors import NonceError
@@ -127,7 +130,7 @@ def calls(key: str | None, *, in_doubt: bool, limit: int, as_json: bool) -> None
 
     Each with the time it waited for its turn, its duration and its outcome. A call in doubt (its outcome is unknown, or
     it was interrupted when its process died) may have been executed: look it up at the exchange before it is sent
-    again. Such calls are kept for ever, of the others the newest 1000 of each key.
+    again. Such calls are kept until they are settled, of the others the newest 1000 of each key.
     """
     from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
@@ -147,9 +150,9 @@ def _calls(
     from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     key = states[0].key if len(states) == 1 else None
-    records = reader.calls(key, -1 if in_doubt else limit)  # -1: all that there are
-    found = facts.recent(records, states, reader.now(), view.probe(reader.path))
-    return [call for call in found if not in_doubt or facts.in_doubt(call)][:limit]
+    kept = reader.calls(key, -1 if in_doubt else limit)  # -1: all that there are
+    found = facts.recent(kept, states, reader.now(), view.probe(reader.path))
+    return [call for call in found if not in_doubt or records.in_doubt(call)][:limit]
 
 
 @commands.command()
@@ -191,19 +194,32 @@ def watch(key: str | None, *, interval: float, limit: int, as_json: bool) -> Non
 
 
 @commands.command()
+@click.option(
+    "--online",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Ask the exchange too, for the API key and secret on two lines of FILE.",
+)
+@click.option("--uri", metavar="URL", help="Where the exchange answers, if elsewhere.")
 @as_json
 @database
-def doctor(*, as_json: bool) -> int:
+def doctor(*, online: Path | None, uri: str | None, as_json: bool) -> int:
     """Look for what is wrong, and exit with 1 if anything is.
 
     The database's place and permissions are checked, SQLite, the lock, the clock, each key, and the stores of other
     users, as far as they can be read. Each finding says what to do. Nothing is changed. To see whether the lock is free
     it is tried, without waiting, and given back at once: a program that wants it in that moment has it less than a
     millisecond later.
+
+    With --online one call is made, GetApiKeyInfo, which waits for its turn like any other: the exchange's floor, the
+    unit it is in, the nonce window and the last use are held against what is known here. FILE is read as krakenex reads
+    it; a floor that is higher than ours is followed, and what is wrong is kept as the key's diagnosis.
     """
     from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
     found = examine(chosen())
+    if online is not None:
+        found += ask(chosen(), online, uri)
     emit(
         partial(view.findings_data, found),
         partial(view.findings_text, found),

@@ -6,15 +6,28 @@ within one boot is kept on CLOCK_MONOTONIC, which all processes of a kernel shar
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-__all__ = ["SECOND", "SYSTEM_CLOCK", "Clock", "Now", "SystemClock", "nanoseconds"]
+__all__ = [
+    "SECOND",
+    "SYSTEM_CLOCK",
+    "Clock",
+    "Now",
+    "SystemClock",
+    "namespace_offset",
+    "nanoseconds",
+]
 
 #: Nanoseconds in a second.
 SECOND: Final = 1_000_000_000
 
 _BOOT_ID: Final = "/proc/sys/kernel/random/boot_id"
+
+#: The time namespace that the machine began with, whose clocks nothing shifts (the number is the kernel's own).
+_FIRST_NAMESPACE: Final = "time:[4026531834]"
 
 
 class Now(NamedTuple):
@@ -42,6 +55,27 @@ class Clock(Protocol):
         """Return the identity of this boot, or None where the system does not tell."""
 
 
+def namespace_offset(clock: str) -> int:
+    """Return the nanoseconds by which a time namespace sets the clock `clock` ahead (time_namespaces(7))."""
+    try:
+        if os.readlink("/proc/self/ns/time") == _FIRST_NAMESPACE:
+            return 0
+        # Those of the children, which are this process's own as it was born into the namespace.
+        with open("/proc/self/timens_offsets", encoding="ascii") as file:
+            lines = [line.split() for line in file]
+    except OSError:
+        return 0
+    offsets = {name: (int(seconds), int(rest)) for name, seconds, rest in lines}
+    seconds, rest = offsets.get(clock, (0, 0))
+    return seconds * SECOND + rest
+
+
+def _monotonic() -> Callable[[], int]:
+    """Return how CLOCK_MONOTONIC is read: all processes of the kernel have to read the same time (I5)."""
+    ahead = namespace_offset("monotonic")
+    return (lambda: time.monotonic_ns() - ahead) if ahead else time.monotonic_ns
+
+
 class SystemClock:
     """The clocks of this machine."""
 
@@ -49,7 +83,7 @@ class SystemClock:
 
     # CLOCK_REALTIME and CLOCK_MONOTONIC (system-wide on Linux and macOS), without a call in between.
     wall = staticmethod(time.time_ns)
-    mono = staticmethod(time.monotonic_ns)
+    mono = staticmethod(_monotonic())
 
     def boot(self) -> str | None:
         """Return Linux's boot id (random(4)), or None elsewhere."""

@@ -17,10 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from persistent_nonce.bots import Job
-from persistent_nonce.commands.facts import in_doubt
 from persistent_nonce.commands.view import calls_table, console, states_text
 from persistent_nonce.crew import Crew
 from persistent_nonce.errors import ConfigurationError
+from persistent_nonce.records import in_doubt
 from persistent_nonce.stores.sqlite import SQLiteStore
 from persistent_nonce.testing import Arrival, KrakenSimulator
 

@@ -2,6 +2,7 @@
 
     NonceError                        everything below; `.hint` says what an operator can do
     ├── InvalidNonceError             the exchange refused the nonce (raise it in a call's body to say so)
+    ├── ExchangeError                 the exchange did not answer a question of ours
     ├── NonceRangeError               the next nonce would lie above the key's bound or above 2**63 - 1
     ├── ConfigurationError            (ValueError) an argument that cannot be used, or contradicts what is stored
     │   └── UnitMismatchError         the key's nonces are stored in another unit
@@ -29,6 +30,7 @@ from __future__ import annotations
 __all__ = [
     "CallError",
     "ConfigurationError",
+    "ExchangeError",
     "ForkedCallError",
     "GateTimeoutError",
     "InvalidNonceError",
@@ -68,6 +70,10 @@ class NonceError(Exception):
 
 class InvalidNonceError(NonceError):
     """The exchange refused the nonce, so the call was not executed."""
+
+
+class ExchangeError(NonceError):
+    """The exchange did not answer a question about a key's own calls."""
 
 
 class NonceRangeError(NonceError):

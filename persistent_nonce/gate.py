@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from persistent_nonce.calls import Call
-from persistent_nonce.clock import nanoseconds
-from persistent_nonce.errors import ConfigurationError, InvalidNonceError
-from persistent_nonce.passage import Passage
-from persistent_nonce.state import (
-    Rate,
-    Recovery,
-    Wanted,
+from persistent_nonce.arguments import (
     check_label,
     check_method,
-    check_unit,
-    fingerprint,
+    check_reference,
     seconds_argument,
+    whole_argument,
 )
+from persistent_nonce.calls import Call
+from persistent_nonce.clock import nanoseconds
+from persistent_nonce.errors import InvalidNonceError
+from persistent_nonce.passage import Passage
+from persistent_nonce.state import Rate, Recovery, Wanted, check_unit, fingerprint
 from persistent_nonce.stores.base import Store
 
 __all__ = ["Attempt", "CallGate"]
@@ -37,6 +35,10 @@ class CallGate:
         hold_timeout: seconds after which a call that has not ended is overtaken; more than any request may take.
         recovery: what is done about a refused nonce; None follows the key's own.
         default_rate: the call counter of a key for which nobody has named one.
+
+    Attributes:
+        key: the fingerprint of the key.
+        store: as it was given.
 
     Raises:
         ConfigurationError: an argument cannot be used.
@@ -57,7 +59,7 @@ class CallGate:
         default_rate: Rate | None = None,
     ) -> None:
         self.key = fingerprint(key)
-        self._store = store
+        self.store = store
         self._timeout = seconds_argument("timeout", timeout)
         self._hold = seconds_argument("hold_timeout", hold_timeout, least=0.001)
         self._recovery = recovery or Recovery()
@@ -82,15 +84,18 @@ class CallGate:
         priority: int = 0,
         timeout: float | None = None,
         durable: bool = False,
+        reference: str = "",
     ) -> Call:
         """Return a call to be entered once, by `with` or `async with`.
 
         Args:
             method: what is called; for the record.
             cost: what the exchange's counter charges for it; 0 skips the counter.
-            priority: higher goes first; from 20 a call does not wait for the first back-off after a refused nonce.
+            priority: higher goes first, but the oldest waiting call lets no more than 10 later ones pass; from 20 a
+                call does not wait for the first back-off after a refused nonce.
             timeout: seconds to wait for the turn; None is the gate's.
             durable: have the record of the call on the disk before it starts, for what changes something.
+            reference: the caller's own id of what the call places, kept with its record: 1 to 64 printable characters.
 
         Raises on entering:
             GateTimeoutError: no turn within the timeout; the message names the holder.
@@ -100,9 +105,11 @@ class CallGate:
             NonceRangeError, ConfigurationError, StoreError: as from a provider; nothing was sent.
         """
         return Call(
-            self._store,
+            self.store,
             self.key,
-            self._passage(method, cost, priority, timeout, durable=durable),
+            self._passage(
+                method, cost, priority, timeout, durable=durable, reference=reference
+            ),
         )
 
     def attempts(
@@ -113,6 +120,7 @@ class CallGate:
         priority: int = 0,
         timeout: float | None = None,
         durable: bool = False,
+        reference: str = "",
     ) -> Iterator[Attempt]:
         """Yield calls as `call` returns them, another after each refused nonce, until one is not refused.
 
@@ -123,10 +131,12 @@ class CallGate:
         Raises on leaving:
             InvalidNonceError: no attempt is left; the hint is the diagnosis, if the key was closed.
         """
-        passage = self._passage(method, cost, priority, timeout, durable=durable)
+        passage = self._passage(
+            method, cost, priority, timeout, durable=durable, reference=reference
+        )
         again = True
         while again:
-            attempt = Attempt(self._store, self.key, passage)
+            attempt = Attempt(self.store, self.key, passage)
             yield attempt
             again = attempt.again
             passage = passage._replace(
@@ -141,11 +151,12 @@ class CallGate:
         timeout: float | None,
         *,
         durable: bool,
+        reference: str,
     ) -> Passage:
         return Passage(
             method=check_method(method),
-            cost=_whole("cost", cost, least=0),
-            priority=_whole("priority", priority, least=-_MOST),
+            cost=whole_argument("cost", cost, least=0, most=_MOST),
+            priority=whole_argument("priority", priority, least=-_MOST, most=_MOST),
             timeout=self._timeout
             if timeout is None
             else seconds_argument("timeout", timeout),
@@ -153,6 +164,7 @@ class CallGate:
             durable=durable,
             wanted=self._wanted,
             recovery=self._recovery,
+            reference=check_reference(reference) if reference else "",
         )
 
 
@@ -190,15 +202,3 @@ class Attempt(Call):
                 state.diagnosis if state is not None else "",
             ) from error
         return refused
-
-
-def _whole(name: str, value: int, *, least: int) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int)
-        or not least <= value <= _MOST
-    ):
-        raise ConfigurationError(
-            f"{name} is {value!r:.40}", f"a whole number from {least} to {_MOST}"
-        )
-    return value

@@ -8,11 +8,14 @@ the exchange spells them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Any, Final
+from uuid import UUID
 
+from persistent_nonce.arguments import whole_argument
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.state import Rate
 
@@ -23,19 +26,12 @@ __all__ = [
     "READ",
     "TIERS",
     "Tier",
-    "Verdict",
     "changes",
     "cost",
-    "is_error",
-    "is_invalid_nonce",
-    "outcome",
     "priority",
     "rate",
+    "reference",
 ]
-
-#: What a reply says of its call: done; refused for its nonce; refused otherwise,
-#: not executed; or in doubt, perhaps executed.
-Verdict = Literal["ok", "invalid_nonce", "error", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +89,7 @@ _COSTS: Final[Mapping[str, int]] = {
     "CancelOrder": 0,
     "CancelOrderBatch": 0,
 }
+_DEAREST: Final = max(_COSTS.values())
 
 # DepositAddresses is left out: with `new` it makes an address.
 _READING: Final = frozenset(
@@ -128,43 +125,30 @@ _READING: Final = frozenset(
     ]
 )
 
-# Beginnings of errors, folded; the first that fits decides. What fits none is in
-# doubt: an error that nobody has described does not say that nothing happened.
-_OUTCOMES: Final[tuple[tuple[str, Verdict], ...]] = (
-    ("w", "ok"),
-    ("eapi:invalidnonce", "invalid_nonce"),
-    ("eapi:", "error"),
-    ("eauth:", "error"),
-    ("eorder:", "error"),
-    ("equery:", "error"),
-    ("egeneral:invalidarguments", "error"),
-    ("egeneral:permissiondenied", "error"),
-    ("egeneral:temporarylockout", "error"),
-    ("egeneral:toomanyrequests", "error"),
-    ("egeneral:unknownmethod", "error"),
-    ("eservice:deadlineelapsed", "error"),
-    ("eservice:marketin", "error"),
-    ("eservice:throttled", "error"),
-)
-
-# From the surest to the most doubtful: of several entries the worst one counts.
-_SEVERITY: Final[tuple[Verdict, ...]] = ("ok", "error", "invalid_nonce", "unknown")
+#: The forms of a caller's own ids: 18 free characters or a UUID, and a signed number of 32 bits.
+_REFERENCES: Final[Mapping[str, re.Pattern[str]]] = {
+    "cl_ord_id": re.compile(r"[!-~]{1,36}"),
+    "userref": re.compile(r"-?\d{1,10}", re.ASCII),
+}
+_FALSE: Final = ("false", "0", "none", "")
 
 
-def rate(tier: str) -> Rate:
-    """Return the call counter of a tier, one unit below its maximum.
+def rate(tier: str, headroom: int = 1) -> Rate:
+    """Return the call counter of a tier, some units below its maximum.
 
-    With the maximum itself the network's jitter still put 11 of 120 calls over.
+    With the maximum itself the network's jitter still put 11 of 120 calls over. More headroom leaves room for a
+    program outside this library.
 
     Raises:
-        ConfigurationError: there is no such tier.
+        ConfigurationError: there is no such tier, or no room would be left.
     """
     if tier not in TIERS:
         raise ConfigurationError(
             f"unknown tier {tier!r:.40}", f"one of {', '.join(TIERS)}"
         )
     facts = TIERS[tier]
-    return Rate(every=1 / facts.decay, burst=facts.maximum - 1, tier=tier)
+    whole_argument("headroom", headroom, least=0, most=facts.maximum - _DEAREST)
+    return Rate(every=1 / facts.decay, burst=facts.maximum - headroom, tier=tier)
 
 
 def cost(method: str) -> int:
@@ -186,29 +170,26 @@ def changes(method: str) -> bool:
     return method not in _READING
 
 
-def is_invalid_nonce(errors: Iterable[str]) -> bool:
-    """Tell whether a reply's `error` list refuses the nonce, in any case of letters."""
-    return any(_judge(entry) == "invalid_nonce" for entry in errors)
+def reference(method: str, data: Mapping[str, Any]) -> str:
+    """Return the caller's own id in the data of a call that changes something, as `cl_ord_id=…` or `userref=…`.
 
-
-def is_error(errors: Iterable[str]) -> bool:
-    """Tell whether a reply's `error` list holds more than warnings (`W…`)."""
-    return any(_judge(entry) != "ok" for entry in errors)
-
-
-def outcome(errors: Iterable[str]) -> Verdict:
-    """Return what a reply's `error` list says of the call that it answers.
-
-    It holds for a call that was sent once: an invalid nonce in reply to bytes that
-    were sent before means that the earlier sending was probably executed.
+    Empty if it gave none, or one that the exchange does not take, or only has an order checked.
     """
-    return max((_judge(entry) for entry in errors), key=_SEVERITY.index, default="ok")
+    if not changes(method) or str(data.get("validate", False)).lower() not in _FALSE:
+        return ""
+    for name, form in _REFERENCES.items():
+        value = _sent(data.get(name))
+        if form.fullmatch(value):
+            if name == "userref":
+                value = str(int(value))  # as the exchange tells it: 7 for "007"
+                if value == "0":  # which orders have that were given none
+                    continue
+            return f"{name}={value}"
+    return ""
 
 
-def _judge(entry: str) -> Verdict:
-    # The exchange writes both "EService:Throttled" and "EService: Throttled".
-    folded = "".join(entry.casefold().split())
-    for beginning, verdict in _OUTCOMES:
-        if folded.startswith(beginning):
-            return verdict
-    return "unknown"
+def _sent(value: object) -> str:
+    """Return what is sent for a value; nothing for one of which encoders make something else than its text."""
+    if isinstance(value, str):
+        return str.__str__(value)  # of an enumeration the value, not the name
+    return str(value) if isinstance(value, int | UUID) else ""

@@ -66,6 +66,7 @@ class Passage(NamedTuple):
     recovery: Recovery
     attempt: int = 1
     excused: int = 0  # wall; a back-off is not charged to the timeout up to here
+    reference: str = ""  # the caller's own id of what the call places
 
 
 class Entrance:
@@ -178,6 +179,7 @@ class Entrance:
                 cost=passage.cost,
                 priority=passage.priority,
                 since=since,
+                reference=passage.reference,
             )
             state = rules.join(state, now, waiting)
             hold = nanoseconds(passage.hold)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from persistent_nonce import nonces, settings
+from persistent_nonce.arguments import check_label
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import ConfigurationError
-from persistent_nonce.state import (
-    Changed,
-    KeyState,
-    Wanted,
-    check_label,
-    check_unit,
-    fingerprint,
-)
+from persistent_nonce.state import Changed, KeyState, Wanted, check_unit, fingerprint
 from persistent_nonce.stores.base import Store
 
 __all__ = ["NonceProvider"]

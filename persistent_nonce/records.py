@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from persistent_nonce.state import CallRecord, Changed, KeyState, Outcome, Running
 
-__all__ = ["begun", "ended"]
+__all__ = ["begun", "ended", "in_doubt", "settled"]
 
-#: Outcomes that somebody has to look into: their records are kept until they are settled.
-_IN_DOUBT: Final = frozenset({"unknown", "interrupted"})
+
+def in_doubt(call: CallRecord) -> bool:
+    """Tell whether it is open if the exchange executed `call`; such a record is kept until it is settled."""
+    return call.outcome in ("unknown", "interrupted")
 
 
 def begun(state: KeyState, call: Running) -> CallRecord:
     """Return the record of a call in flight."""
-    return _record(state, call, "in_flight", None, 0)
-
-
-def ended(
-    state: KeyState, call: Running, outcome: Outcome, took: int | None
-) -> Changed:
-    """Return the record of a call that ended, numbered unless it is in doubt.
-
-    Args:
-        took: nanoseconds in flight; None if nobody saw the end.
-    """
-    serial = 0
-    if outcome not in _IN_DOUBT:
-        serial = state.settled + 1
-        state = state._replace(settled=serial)
-    return Changed(state, (_record(state, call, outcome, took, serial),))
-
-
-def _record(
-    state: KeyState, call: Running, outcome: Outcome, took: int | None, serial: int
-) -> CallRecord:
     return CallRecord(
         id=call.id,
         key=state.key,
@@ -44,7 +23,37 @@ def _record(
         nonce=call.nonce,
         at=call.at,
         waited=call.waited,
-        took=took,
-        outcome=outcome,
-        serial=serial,
+        took=None,
+        outcome="in_flight",
+        serial=0,
+        since=call.since,
+        boot=state.boot,
+        reference=call.reference,
     )
+
+
+def ended(
+    state: KeyState,
+    call: Running,
+    outcome: Outcome,
+    took: int | None,
+    said: str = "",
+) -> Changed:
+    """Return the record of a call that ended, numbered unless it is in doubt.
+
+    Args:
+        took: nanoseconds in flight; None if nobody saw the end.
+        said: the exchange's error.
+    """
+    record = begun(state, call)._replace(took=took, said=said)
+    return settled(state, record, outcome)
+
+
+def settled(state: KeyState, record: CallRecord, outcome: Outcome) -> Changed:
+    """Return `record` with its outcome, numbered unless that is in doubt."""
+    record = record._replace(outcome=outcome)
+    if in_doubt(record):
+        return Changed(state, (record,))
+    serial = state.settled + 1
+    state = state._replace(settled=serial)
+    return Changed(state, (record._replace(serial=serial),))

@@ -19,9 +19,17 @@ from typing import Final
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.nonces import check_open, issue
+from persistent_nonce.order import (
+    ahead,
+    head,
+    mine,
+    oldest,
+    overtake,
+)
 from persistent_nonce.records import begun, ended
-from persistent_nonce.recovery import refuse, rest
+from persistent_nonce.recovery import back_off, refuse, rest
 from persistent_nonce.state import (
+    BackOff,
     CallRecord,
     Changed,
     KeyState,
@@ -83,7 +91,8 @@ def clamp(state: KeyState, now: Now) -> KeyState:
         length = state.not_before - state.set_at
         # Whoever is next may start at another time now, so its turn begins anew.
         state = state._replace(set_at=now.wall, not_before=now.wall + length, turn=None)
-    fullest = now.mono + state.burst * (state.every or 0)
+    # A counter that a reply called full is so at the end of the back-off.
+    fullest = now.mono + rest(state, now, 0) + state.burst * (state.every or 0)
     if state.started > now.mono or state.tat > fullest:
         state = state._replace(
             started=min(state.started, now.mono),
@@ -103,29 +112,6 @@ def ready_at(state: KeyState, now: Now, call: Waiting) -> int:
 
 
 # --- the queue ------------------------------------------------------------------------
-
-
-def _order(call: Waiting) -> tuple[bool, int, int]:
-    return (call.late, -call.priority, call.ticket)
-
-
-def head(state: KeyState) -> Waiting | None:
-    """Return the call that is next: of the highest priority, then the first to come, those late last (I7)."""
-    return min(state.queue, key=_order, default=None)
-
-
-def mine(state: KeyState, id: str) -> Waiting | None:
-    """Return the waiting call of this id, if it stands in the queue."""
-    return next((call for call in state.queue if call.id == id), None)
-
-
-def ahead(state: KeyState, id: str) -> tuple[Waiting, ...]:
-    """Return the calls that come before the waiting call `id`."""
-    call = mine(state, id)
-    if call is None:
-        return ()
-    place = _order(call)
-    return tuple(other for other in state.queue if _order(other) < place)
 
 
 def _settle(state: KeyState, now: Now) -> KeyState:
@@ -250,6 +236,10 @@ def admit(
         or now.mono < ready_at(state, now, first)
     ):
         return Changed(state)
+    waits = oldest(state)
+    if waits and waits.id != id and ready_at(state, now, waits) <= now.mono:
+        # It could have started: only a higher priority kept it from that, not the pace.
+        state = overtake(state, waits.id)
     state = issue(state, now)
     running = Running(
         id=id,
@@ -261,6 +251,7 @@ def admit(
         since=now.mono,
         until=now.mono + hold,
         waited=now.mono - call.since,
+        reference=call.reference,
     )
     state = state._replace(
         queue=tuple(other for other in state.queue if other.id != id),
@@ -311,16 +302,27 @@ def finish(
     call: Running,
     outcome: Outcome,
     recovery: Recovery,
+    *,
+    asked: BackOff | None = None,
+    said: str = "",
 ) -> Changed:
-    """End `call` with `outcome`; one that runs no more (overtaken, or finished before) only settles its record."""
+    """End `call` with `outcome`; one that runs no more (overtaken, or finished before) only settles its record.
+
+    Args:
+        asked: what the reply asks of the whole key; it is as true if it comes late.
+        said: the exchange's error, for the record.
+    """
     took = now.mono - call.since
+    if asked is not None:
+        state = back_off(state, now, asked)
     if state.running is None or state.running.id != call.id:
-        return ended(state, call, outcome, took)
+        return ended(state, call, outcome, took, said)
     if outcome == "invalid_nonce":
         state = refuse(state, now, call, recovery)
-    elif outcome == "ok" and state.refusals:
-        state = state._replace(refusals=0)
-    return _end(state, now, call, outcome, took)
+    elif state.refusals and (outcome == "ok" or (outcome == "error" and asked is None)):
+        # The nonce was good: also of an order that was refused for what it asks.
+        state = state._replace(refusals=0, healed=call.id)
+    return _end(state, now, call, outcome, took=took, said=said)
 
 
 def _charged(state: KeyState, tat: int, cost: int) -> int:
@@ -328,11 +330,17 @@ def _charged(state: KeyState, tat: int, cost: int) -> int:
 
 
 def _end(
-    state: KeyState, now: Now, call: Running, outcome: Outcome, took: int | None
+    state: KeyState,
+    now: Now,
+    call: Running,
+    outcome: Outcome,
+    *,
+    took: int | None,
+    said: str = "",
 ) -> Changed:
     # The counter is charged again, since the exchange counts when a request arrives, not when we let it go (I6);
     # also for a call whose process died or that was overtaken: it may have arrived until now.
     if outcome != "not_sent":
         state = state._replace(tat=max(state.tat, _charged(state, now.mono, call.cost)))
-    state, records = ended(state._replace(running=None), call, outcome, took)
+    state, records = ended(state._replace(running=None), call, outcome, took, said)
     return Changed(_settle(state, now), records)

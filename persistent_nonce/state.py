@@ -7,13 +7,12 @@ is CLOCK_MONOTONIC of the boot named in `boot`. Nonces are integers of the key's
 from __future__ import annotations
 
 import hashlib
-import math
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from persistent_nonce.arguments import check_label, seconds_argument, whole_argument
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import ConfigurationError
 
@@ -22,6 +21,7 @@ __all__ = [
     "MAX_NONCE",
     "UNITS",
     "URGENT",
+    "BackOff",
     "CallRecord",
     "Change",
     "Changed",
@@ -33,11 +33,8 @@ __all__ = [
     "Turn",
     "Waiting",
     "Wanted",
-    "check_label",
-    "check_method",
     "check_unit",
     "fingerprint",
-    "seconds_argument",
 ]
 
 #: The greatest nonce: SQLite's integers are signed, and so is `int64` in Kraken's schemas.
@@ -57,13 +54,20 @@ URGENT: Final = 20
 _DEFAULT_INTERVAL: Final = SECOND // 5
 _DEFAULT_ATTEMPTS: Final = 3
 _DEFAULT_MAX_LEAD: Final = 900 * SECOND
-_LONGEST_LABEL: Final = 64
 _LARGEST_BURST: Final = 1_000_000
 _MOST_ATTEMPTS: Final = 100
 
-#: How a call ended; `in_flight` until it has.
+#: How a call ended; `in_flight` until it has. The last two were in doubt, and looked up since.
 Outcome: TypeAlias = Literal[
-    "in_flight", "ok", "error", "invalid_nonce", "unknown", "interrupted", "not_sent"
+    "in_flight",
+    "ok",
+    "error",
+    "invalid_nonce",
+    "unknown",
+    "interrupted",
+    "not_sent",
+    "executed",
+    "not_executed",
 ]
 
 
@@ -89,46 +93,6 @@ def check_unit(unit: str) -> str:
     return unit
 
 
-def check_label(label: str) -> str:
-    """Return `label`, or raise ConfigurationError unless it is 1 to 64 printable characters without a slash."""
-    good = (
-        isinstance(label, str)
-        and 0 < len(label) <= _LONGEST_LABEL
-        and label == label.strip()
-        and "/" not in label
-        and not any(unicodedata.category(c)[0] in "CZ" and c != " " for c in label)
-    )
-    if not good:
-        raise ConfigurationError(
-            f"unusable label {label!r:.80}",
-            f"1 to {_LONGEST_LABEL} printable characters, no slash, no outer spaces",
-        )
-    return label
-
-
-def check_method(method: str) -> str:
-    """Return `method`, or raise ConfigurationError unless it is one or more labels with slashes between them."""
-    short = isinstance(method, str) and len(method) <= _LONGEST_LABEL
-    for part in method.split("/") if short else [method]:
-        check_label(part)
-    return method
-
-
-def seconds_argument(name: str, value: float, *, least: float = 0.0) -> float:
-    """Return `value` as seconds, or raise ConfigurationError unless it lies between `least` and a year."""
-    year = 366 * 86_400.0
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or not least <= value <= year
-    ):
-        raise ConfigurationError(
-            f"{name} is {value!r:.40}", f"seconds, from {least:g} to {year:g}"
-        )
-    return float(value)
-
-
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A shared call counter: `burst` cost units at once, then one every `every` seconds.
@@ -148,15 +112,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         seconds_argument("Rate.every", self.every)
-        if (
-            isinstance(self.burst, bool)
-            or not isinstance(self.burst, int)
-            or not 1 <= self.burst <= _LARGEST_BURST
-        ):
-            raise ConfigurationError(
-                f"Rate.burst is {self.burst!r:.40}",
-                f"a whole number from 1 to {_LARGEST_BURST}",
-            )
+        whole_argument("Rate.burst", self.burst, least=1, most=_LARGEST_BURST)
         seconds_argument("Rate.every times Rate.burst", self.every * self.burst)
         if self.tier:
             check_label(self.tier)
@@ -185,15 +141,7 @@ class Recovery:
         seconds_argument("Recovery.wait", self.wait)
         seconds_argument("Recovery.factor", self.factor, least=1.0)
         seconds_argument("Recovery.max_lead", self.max_lead)
-        if (
-            isinstance(self.attempts, bool)
-            or not isinstance(self.attempts, int)
-            or not 1 <= self.attempts <= _MOST_ATTEMPTS
-        ):
-            raise ConfigurationError(
-                f"Recovery.attempts is {self.attempts!r:.40}",
-                f"a whole number from 1 to {_MOST_ATTEMPTS}",
-            )
+        whole_argument("Recovery.attempts", self.attempts, least=1, most=_MOST_ATTEMPTS)
 
 
 class Wanted(NamedTuple):
@@ -220,6 +168,8 @@ class Waiting(NamedTuple):
     ticket: int = 0  # order of arrival, given by `join`
     late: bool = False  # let its turn pass: behind everybody until it moves again
     passed: int = 0  # ns of its turn that went by before another call came first
+    overtaken: int = 0  # later calls that went first, while it was the oldest
+    reference: str = ""  # the caller's own id of what it places
 
 
 class Turn(NamedTuple):
@@ -241,6 +191,17 @@ class Running(NamedTuple):
     since: int  # mono
     until: int  # mono; past it the call is overtaken
     waited: int  # ns in the queue
+    reference: str = ""
+
+
+class BackOff(NamedTuple):
+    """What a reply asks of all calls of its key."""
+
+    reason: str
+    length: int  # ns
+    until: int = 0  # wall; if it is later than the length's end
+    most: int = 0  # ns to which the length grows when back-offs follow each other soon
+    full: bool = False  # the exchange's call counter is, until the end
 
 
 class KeyState(NamedTuple):
@@ -273,6 +234,7 @@ class KeyState(NamedTuple):
     refusals: int = 0  # invalid-nonce replies in a row
     jumped_at: int = 0  # the mark after the last jump
     diagnosis: str = ""  # what was concluded, in words
+    healed: str = ""  # the call whose success ended the last refusals in a row
     ticket: int = 0  # the last one given
     settled: int = 0  # call records settled so far
     exempt: bool = False  # urgent calls need not wait for the back-off
@@ -332,9 +294,11 @@ class CallRecord(NamedTuple):
     waited: int  # ns in the queue
     took: int | None  # ns in flight; None while that is not known
     outcome: Outcome
-    serial: (
-        int  # which settled record of the key it is; 0 while its outcome is in doubt
-    )
+    serial: int  # which settled record of the key it is; 0 while in doubt
+    since: int = 0  # mono, when it started
+    boot: str = ""  # in which `since` counts
+    reference: str = ""  # the caller's own id of what it places
+    said: str = ""  # the exchange's error
 
 
 class Changed(NamedTuple):

@@ -187,6 +187,7 @@ def survive(scene: Scene) -> None:
             time.sleep(0.01)
         log.close()
         log = scene.log("nonces", f"survivor-{rounds}")
+        board["begun"] = rounds + 1
         while board["round"]:
             log.draw(provider, 50)
             with gate.call("Ledgers"), canary:

@@ -33,6 +33,7 @@ class Board:
     NAMES: Final = (
         "offset",  # of the clock from the machine's, in ns
         "round",  # 0 while the survivor is to rest
+        "begun",  # the last round that the survivor has begun
         "rested",  # the last round that the survivor has ended
         "descriptors",  # of the survivor
         "memory",  # of the survivor, in bytes

@@ -69,12 +69,14 @@ class Storm:
                 rounds += 1
                 board["round"] = rounds
                 self._round(min(end, time.monotonic() + _ROUND))
-                board["round"] = 0
-                while board["rested"] < rounds:
-                    if os.waitpid(survivor, os.WNOHANG)[0]:
-                        self.wrong.append("the survivor has ended")
-                        return
-                    time.sleep(0.01)
+                # A round may be over before the survivor has come so far as to see it.
+                for number, what in ((rounds, "begun"), (0, "rested")):
+                    board["round"] = number
+                    while board[what] < rounds:
+                        if os.waitpid(survivor, os.WNOHANG)[0]:
+                            self.wrong.append("the survivor has ended")
+                            return
+                        time.sleep(0.01)
                 self._check()
                 self.last = (board["descriptors"], board["memory"])
                 self.first = self.first or self.last

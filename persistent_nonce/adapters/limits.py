@@ -16,6 +16,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+from urllib3.poolmanager import PoolManager, pool_classes_by_scheme
 
 __all__ = ["Limit", "watch"]
 
@@ -39,6 +41,7 @@ class Limit:
         self._connection: HTTPConnection | None = None
         self._over = False
         self._expired = False
+        self.requests = 0  # that may have left, those sent again among them
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
 
@@ -64,9 +67,15 @@ class Limit:
             ) from error
 
     def uses(self, connection: HTTPConnection) -> None:
-        """Note the connection that is to be cut."""
+        """Note the connection that is to be cut, and that it begins a request."""
         with self._mutex:
             self._connection = connection
+            self.requests += 1
+
+    def never_left(self) -> None:
+        """Note that the request just begun found no connection."""
+        with self._mutex:
+            self.requests -= 1
 
     def _expire(self) -> None:
         self._cut()
@@ -90,9 +99,15 @@ class _Watched(HTTPConnection):
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         limit = getattr(_of_thread, "limit", None)
-        if limit is not None:
-            limit.uses(self)
-        super().request(*args, **kwargs)
+        if limit is None:
+            super().request(*args, **kwargs)
+            return
+        limit.uses(self)
+        try:
+            super().request(*args, **kwargs)
+        except (NewConnectionError, ConnectTimeoutError):
+            limit.never_left()
+            raise
 
 
 class _WatchedTLS(_Watched, HTTPSConnection):
@@ -122,11 +137,28 @@ class _Adapter(HTTPAdapter):
 
 
 def watch(session: requests.Session, url: str) -> None:
-    """Let limits cut the calls of `session` to `url`, unless the program has mounted an adapter of its own."""
+    """Let limits count and cut the calls of `session` to `url`.
+
+    An adapter of the program's own stays, only its connections tell of themselves; unless they are of a special kind.
+    """
     adapters = getattr(session, "adapters", {})
     for prefix, adapter in list(adapters.items()):
-        if url.startswith(prefix) and type(adapter) is HTTPAdapter:
+        if not url.startswith(prefix):
+            continue
+        if type(adapter) is HTTPAdapter:
             session.mount(prefix, _twin(adapter))
+        else:
+            _follow(adapter)
+
+
+def _follow(adapter: Any) -> None:
+    pools = getattr(adapter, "poolmanager", None)
+    if (
+        isinstance(pools, PoolManager)
+        and pools.pool_classes_by_scheme is pool_classes_by_scheme
+    ):
+        pools.clear()  # of those that are idle
+        pools.pool_classes_by_scheme = _POOLS
 
 
 def _twin(adapter: HTTPAdapter) -> _Adapter:

@@ -10,17 +10,11 @@ from typing import Final
 import click
 
 from persistent_nonce import kraken, nonces, settings
+from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.clock import Now, nanoseconds
 from persistent_nonce.commands.access import find_key, open_writer
 from persistent_nonce.commands.options import as_json, chosen, database, emit
-from persistent_nonce.state import (
-    UNITS,
-    Changed,
-    KeyState,
-    Rate,
-    Recovery,
-    seconds_argument,
-)
+from persistent_nonce.state import UNITS, Changed, KeyState, Rate, Recovery
 
 __all__ = ["COMMANDS"]
 
@@ -108,6 +102,12 @@ def set_unit(key: str, unit: str, *, as_json: bool) -> None:
     help="In place of a tier: BURST calls at once, then one every EVERY seconds.",
 )
 @click.option(
+    "--headroom",
+    type=int,
+    metavar="N",
+    help="Leave N of the tier's calls to programs outside this library; else 1.",
+)
+@click.option(
     "--min-interval",
     type=float,
     metavar="SECONDS",
@@ -132,6 +132,7 @@ def set_tier(
     tier: str | None,
     *,
     rate: tuple[float, int] | None,
+    headroom: int | None,
     min_interval: float | None,
     attempts: int | None,
     max_lead: float | None,
@@ -144,9 +145,13 @@ def set_tier(
     """
     if rate is not None and tier is not None:
         raise click.UsageError("TIER and --rate exclude each other.")
+    if headroom is not None and tier in (None, "none"):
+        raise click.UsageError("--headroom is that of a TIER.")
     pace = None if rate is None else Rate(*rate)
-    if tier is not None:
-        pace = _NO_COUNTER if tier == "none" else kraken.rate(tier)
+    if tier == "none":
+        pace = _NO_COUNTER
+    elif tier is not None:
+        pace = kraken.rate(tier, *() if headroom is None else (headroom,))
     wanted = (pace, min_interval, attempts, max_lead)
     if all(value is None for value in wanted):
         raise click.UsageError("Name a TIER, or what else is to change.")

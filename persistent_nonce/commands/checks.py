@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.commands.facts import is_earlier
-from persistent_nonce.state import UNITS, KeyState
+from persistent_nonce.findings import Finding
+from persistent_nonce.state import KeyState
 from persistent_nonce.stores.sessions import pid_of
+from persistent_nonce.verification import finer_unit
 
-__all__ = ["Finding", "check_key"]
+__all__ = ["check_key"]
 
 #: Seconds by which a clock may have been set back without a word.
 _STEP: Final = 5
-
-#: A mark that reads, in a finer unit, as a time so near to now was probably made in that unit.
-_NEAR: Final = 5 * 366 * 86_400 * SECOND
-
-
-class Finding(NamedTuple):
-    """What was looked at, and what was found.
-
-    Attributes:
-        about: what was looked at.
-        wrong: whether something is to be done.
-        said: what was found.
-        do: what is to be done, if anything.
-    """
-
-    about: str
-    wrong: bool
-    said: str
-    do: str = ""
 
 
 def check_key(
@@ -70,7 +53,10 @@ def _refusals(state: KeyState, _: Now) -> Iterator[tuple[str, str]]:
             f"closed: {state.diagnosis}",
             f"then: persistent-nonce reopen {state.key}, or raise-floor",
         )
-    elif state.refusals:
+        return
+    if state.diagnosis:
+        yield state.diagnosis, f"then: persistent-nonce reopen {state.key}"
+    if state.refusals:
         yield (
             f"{state.refusals} of {state.most_attempts} nonces in a row were refused",
             "stop what uses the key outside this library, or in another store",
@@ -78,14 +64,12 @@ def _refusals(state: KeyState, _: Now) -> Iterator[tuple[str, str]]:
 
 
 def _unit(state: KeyState, now: Now) -> Iterator[tuple[str, str]]:
-    if abs(state.nonce * state.tick - now.wall) < _NEAR:
-        return
-    for unit, tick in UNITS.items():
-        if tick < state.tick and abs(state.nonce * tick - now.wall) < _NEAR:
-            yield (
-                f"the mark {state.nonce} looks like a time in {unit}, but the key counts in {state.unit}",
-                "let all programs of an API key count in one unit, or give each a key of its own",
-            )
+    unit = finer_unit(state.nonce, state, now)
+    if unit is not None:
+        yield (
+            f"the mark {state.nonce} looks like a time in {unit}, but the key counts in {state.unit}",
+            "let all programs of an API key count in one unit, or give each a key of its own",
+        )
 
 
 def _lead(state: KeyState, now: Now) -> Iterator[tuple[str, str]]:

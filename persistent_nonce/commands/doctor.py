@@ -22,17 +22,18 @@ from typing import Final
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.commands.access import open_reader
-from persistent_nonce.commands.checks import Finding, check_key
+from persistent_nonce.commands.checks import check_key
 from persistent_nonce.errors import NonceError, StoreError
+from persistent_nonce.findings import Finding
 from persistent_nonce.stores import place
 from persistent_nonce.stores.failures import RECOVER
 from persistent_nonce.stores.marks import Mark, path_of, read_marks, went_back
 from persistent_nonce.stores.permissions import explain, is_shared, shown
 from persistent_nonce.stores.reader import Reader
-from persistent_nonce.stores.rebuild import is_sound
+from persistent_nonce.stores.salvage import is_sound
 from persistent_nonce.stores.sessions import process_state, standing
 
-__all__ = ["Finding", "default_stores", "examine", "loses_commits"]
+__all__ = ["default_stores", "examine", "loses_commits"]
 
 #: Seconds for which the lock is tried; whoever holds it longer stands still.
 _PATIENCE: Final = 1.0
@@ -119,10 +120,13 @@ def _check_room(directory: Path) -> None:
 def _permissions(path: Path) -> str:
     shared = is_shared(path)
     real = place.prepare(path, shared=shared, create=False)
-    for file in (real.parent, *(p for p in _files(real) if os.path.exists(p))):
-        if os.statvfs(file).f_flag & os.ST_RDONLY:
-            continue  # said with the file system; its modes may be right
-        if not os.access(file, os.R_OK | os.W_OK):
+    for file in (real.parent, *_files(real)):
+        try:
+            if os.statvfs(file).f_flag & os.ST_RDONLY:
+                continue  # said with the file system; its modes may be right
+        except FileNotFoundError:
+            continue  # it comes and goes with the programs
+        if not os.access(file, os.R_OK | os.W_OK) and os.path.exists(file):
             raise explain(PermissionError(), file)
     return "shared with a group" if shared else "for one user"
 
@@ -251,7 +255,7 @@ def _keys(reader: Reader) -> Iterator[Finding]:
         else:
             yield from check_key(state, reader.now(), ask)
     for key, mark in marks.items():
-        said = f"the database went back: {mark.nonce} ({mark.unit}) was used"
+        said = f"the database went back: {mark.told}"
         yield Finding(f"key {key}", wrong=True, said=said, do=RECOVER)
 
 

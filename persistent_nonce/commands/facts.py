@@ -9,11 +9,11 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from persistent_nonce import rules
 from persistent_nonce.clock import SECOND, Now
-from persistent_nonce.records import begun
+from persistent_nonce.records import begun, in_doubt
 from persistent_nonce.recovery import rest
 from persistent_nonce.state import DEFAULT_UNIT, CallRecord, KeyState, Running
 from persistent_nonce.stores.sessions import pid_of
@@ -21,15 +21,11 @@ from persistent_nonce.stores.sessions import pid_of
 __all__ = [
     "call_facts",
     "clean",
-    "in_doubt",
     "is_earlier",
     "key_facts",
     "moment",
     "recent",
 ]
-
-#: Outcomes that leave open whether the exchange executed the call.
-_IN_DOUBT: Final = ("unknown", "interrupted")
 
 
 def clean(text: str) -> str:
@@ -148,6 +144,8 @@ def call_facts(call: CallRecord, labels: dict[str, str]) -> dict[str, Any]:
         "waited": call.waited / SECOND,
         "took": None if call.took is None else call.took / SECOND,
         "outcome": call.outcome,
+        "said": call.said,
+        "reference": call.reference,
         "in_doubt": in_doubt(call),
     }
 
@@ -180,8 +178,3 @@ def _foreseen(
     if ended:
         return ended[0]
     return begun(state, call)
-
-
-def in_doubt(call: CallRecord) -> bool:
-    """Tell whether it is open if the exchange executed `call`."""
-    return call.outcome in _IN_DOUBT

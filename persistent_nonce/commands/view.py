@@ -25,7 +25,7 @@ from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores.sessions import standing
 
 if TYPE_CHECKING:
-    from persistent_nonce.commands.doctor import Finding
+    from persistent_nonce.findings import Finding
 
 __all__ = [
     "Look",
@@ -194,6 +194,7 @@ def calls_table(
         justify: Any = "right" if right else "left"
         table.add_column(name, justify=justify, overflow="fold")
     table.add_column("outcome", overflow="fold")
+    table.add_column("reference", overflow="fold")
     table.add_column("pid", justify="right", overflow="fold")
     for call, facts in zip(calls, calls_data(calls, states), strict=True):
         took = facts["took"]
@@ -208,7 +209,9 @@ def calls_table(
             f"{facts['waited']:.3f} s",
             "" if took is None else f"{took:.3f} s",
             facts["outcome"].replace("_", " ")
-            + (" (in doubt)" if facts["in_doubt"] else ""),
+            + (" (in doubt)" if facts["in_doubt"] else "")
+            + (f": {facts['said']}" if facts["said"] else ""),
+            facts["reference"],
             str(facts["pid"]),
         )
         style = _STYLES.get(call.outcome, "")

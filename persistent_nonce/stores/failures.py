@@ -11,12 +11,22 @@ from persistent_nonce.errors import (
     StoreCorruptError,
     StoreError,
     StorePermissionError,
+    StoreReplacedError,
     StoreTimeoutError,
     StoreUnavailableError,
 )
 from persistent_nonce.stores import permissions
 
-__all__ = ["FOREIGN", "RECOVER", "RETRIED", "explain", "inherited", "primary"]
+__all__ = [
+    "FOREIGN",
+    "RECOVER",
+    "RETRIED",
+    "closed",
+    "explain",
+    "inherited",
+    "primary",
+    "split",
+]
 
 _NONE: Final = "no nonce was issued"
 
@@ -103,9 +113,22 @@ def explain(error: Exception, path: Path) -> StoreError:
     return kind(f"{message}: {path}; {_NONE}", hint)
 
 
+def closed(path: Path) -> StoreUnavailableError:
+    """Return the error of a store that was closed."""
+    return StoreUnavailableError(f"{path} is closed", "open a new store")
+
+
 def inherited(path: Path) -> ForkedCallError:
     """Return the error for a child process that uses what its parent was using."""
     return ForkedCallError(
         f"{path} was in use while this process was forked from another",
         "restart this process; start it by spawn, or fork while the store rests",
+    )
+
+
+def split(path: Path) -> StoreReplacedError:
+    """Return the error for a database whose files were deleted or replaced while this process had it open."""
+    return StoreReplacedError(
+        f"files of {path} were deleted or replaced while this process used it; {_NONE}",
+        "restart this process; then run: persistent-nonce doctor",
     )

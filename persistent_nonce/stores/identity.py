@@ -16,6 +16,8 @@ from persistent_nonce.errors import StoreReplacedError
 
 __all__ = ["Files"]
 
+_GONE: Final = (0, 0)
+
 #: Nanoseconds between two times that a file system tells apart, generously (Linux: one tick, 1 to 10 ms).
 _GRAIN: Final = 2_000_000_000
 
@@ -28,7 +30,7 @@ class Files:
     def __init__(self, path: Path) -> None:
         self._paths = [f"{path}{suffix}" for suffix in _SUFFIXES]
         self._directory = os.path.dirname(path)
-        self._recorded: list[tuple[int, int]] = []
+        self._recorded = [_GONE] * len(_SUFFIXES)
         self._quiet: tuple[int, int, int] | None = None
 
     def record(self) -> None:
@@ -52,14 +54,29 @@ class Files:
             self._quiet = directory
 
     def may_be_closed(self) -> bool:
-        """Whether a connection to the recorded files can be closed without harm to another's.
+        """Whether a connection to the recorded files can be closed without harm to another's; asked under the lock.
 
-        The last to close unlinks `-wal` and `-shm` by name: they have to be its own, or gone.
+        The last to close unlinks `-wal` and `-shm` by name: they have to be gone, or its own with the database at its
+        place. Under a lock file that is not the one held they may be made anew meanwhile, unless all was deleted.
         """
-        database, _, _, *others = zip(self._paths, self._recorded, strict=False)
-        return _identity(database[0]) == database[1] and all(
-            _identity(path) in (recorded, (0, 0)) for path, recorded in others
-        )
+        try:
+            found = [_identity(path) for path in self._paths]
+        except OSError:
+            return False
+        if found.count(_GONE) == len(found):
+            return True
+        database, lock, _, *beside = self._recorded
+        if found[1] != lock:
+            return False
+        if found[0] != database:
+            return found[3:] == [_GONE, _GONE]
+        pairs = zip(found[3:], beside, strict=True)
+        return all(file in (recorded, _GONE) for file, recorded in pairs)
+
+    def are_split(self) -> bool:
+        """Whether a new connection to the database would be given the `-wal` and `-shm` of two sets of users."""
+        found = [_identity(path) for path in self._paths]
+        return found[0] == self._recorded[0] and found[3:] != self._recorded[3:]
 
     def check_lock(self, descriptor: int) -> None:
         """Raise StoreReplacedError if the lock file is not the one that is open as `descriptor`."""
@@ -85,7 +102,7 @@ def _identity(path: str) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except FileNotFoundError:
-        return (0, 0)
+        return _GONE
     return (status.st_dev, status.st_ino)
 
 

@@ -1,12 +1,11 @@
 """The store's lock: a mutex between threads, and under it a kernel lock between processes.
 
 It is held for one transaction, never across a sleep or a network call. While it waits for the kernel's lock it
-lets go of the mutex between tries, so that a fork (which takes the mutex) need not wait for another process.
+lets go of the mutex between tries, so that a fork (which passes through the mutex) need not wait for another process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import random
@@ -23,6 +22,8 @@ from persistent_nonce.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from persistent_nonce.stores import forks
+from persistent_nonce.stores.forks import others_fork, under_way
 
 __all__ = ["StoreLock"]
 
@@ -83,7 +84,10 @@ class StoreLock:
                     try:
                         self._owner = get_ident()
                         try:
-                            if lock_descriptor(descriptor, blocking=False):
+                            # Under the mutex: a fork makes its entry first, and then passes through it.
+                            if not (under_way and others_fork()) and lock_descriptor(
+                                descriptor, blocking=False
+                            ):
                                 return work()
                         finally:
                             fcntl.flock(descriptor, fcntl.LOCK_UN)
@@ -108,14 +112,9 @@ class StoreLock:
         """Whether this very thread holds the lock."""
         return self._owner == get_ident()
 
-    def acquire_mutex(self, timeout: float) -> bool:
-        """Keep other threads of this process out, before a fork; False if that cannot be had."""
-        return self._mutex.acquire(timeout=timeout)
-
-    def release_mutex(self) -> None:
-        """Let other threads in again, after a fork; harmless if they were not kept out."""
-        with contextlib.suppress(RuntimeError):
-            self._mutex.release()
+    def rest(self, until: float) -> bool:
+        """Wait until no other thread is inside, at most to `until` of `time.monotonic`; return whether that is so."""
+        return forks.rest(self._mutex, until)
 
     def abandon(self) -> None:
         """Give up what was inherited over fork: close without unlocking, which would unlock the parent's."""

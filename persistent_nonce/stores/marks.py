@@ -4,6 +4,11 @@ A mark is written after the commit of its nonce has returned and before the nonc
 never lies above what was put on the disk as the key's ceiling, so that a power cut, which may keep the mark and lose
 the nonce's commit, leaves nothing to complain of. The file is not synced: of two witnesses one may be late.
 
+A slot that is damaged refuses its key (I9): the next nonce would be written over it, and nothing would ever tell that
+the database had gone back. While one is there, so is every key without a mark, whose it may be. No kill and no fsync
+that was missed leaves one, since a slot lies within one sector; `recover` is the way out. A mark that is not there at
+all refuses nobody: that is how every key begins, and a file that was emptied looks the same.
+
 The file `<database>.marks` has 32 bytes a key, little-endian, in the order in which the keys came; zeros are free:
 
     8  the key's fingerprint
@@ -18,6 +23,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -26,9 +32,17 @@ from zlib import crc32
 from persistent_nonce.errors import StoreCorruptError
 from persistent_nonce.state import DEFAULT_UNIT, UNITS, KeyState
 from persistent_nonce.stores.failures import RECOVER
-from persistent_nonce.stores.place import open_beside
+from persistent_nonce.stores.place import open_beside, sync
 
-__all__ = ["Mark", "Marks", "path_of", "read_marks", "refuse_loss", "went_back"]
+__all__ = [
+    "Mark",
+    "Marks",
+    "path_of",
+    "read_marks",
+    "refuse_loss",
+    "replace_marks",
+    "went_back",
+]
 
 _LOG: Final = logging.getLogger("persistent_nonce")
 
@@ -49,9 +63,16 @@ class Mark(NamedTuple):
     """What is known of a key beside its row."""
 
     key: str
-    revision: int
+    revision: int  # 0: of no row; nobody knows the key's last nonce
     nonce: int
     unit: str
+
+    @property
+    def told(self) -> str:
+        """What it says, in words."""
+        if not self.revision:
+            return "nobody knows what was used"
+        return f"{self.nonce} ({self.unit}) was used"
 
 
 def path_of(database: Path) -> Path:
@@ -69,16 +90,32 @@ def read_marks(path: Path) -> tuple[dict[str, Mark], int]:
         content = path.read_bytes()
     except FileNotFoundError:
         return {}, 0
-    found: dict[str, Mark] = {}
+    places, damaged = _survey(content)
+    return {key: mark for key, (mark, _) in places.items()}, damaged
+
+
+def _survey(content: bytes) -> tuple[dict[str, tuple[Mark, int]], int]:
+    """Return the mark of each key with its offset, and how many slots are damaged.
+
+    A key has one slot. Of two, which only a file that was changed by others can have, the greater mark is the truth:
+    the other was left behind.
+    """
+    found: dict[str, tuple[Mark, int]] = {}
     damaged = 0
-    for start in range(0, len(content), _SIZE):
-        slot = content[start : start + _SIZE]
+    for offset in range(0, len(content), _SIZE):
+        slot = content[offset : offset + _SIZE]
         mark = _decode(slot)
         if mark is not None:
-            found[mark.key] = mark
+            other = found.get(mark.key)
+            if other is None or _age(mark) > _age(other[0]):
+                found[mark.key] = mark, offset
         elif slot.strip(b"\0"):
             damaged += 1
     return found, damaged
+
+
+def _age(mark: Mark) -> tuple[int, int]:
+    return mark.nonce * UNITS[mark.unit], mark.revision
 
 
 def went_back(state: KeyState, mark: Mark, boot: str) -> bool:
@@ -103,6 +140,38 @@ def refuse_loss(database: Path) -> None:
         )
 
 
+def replace_marks(database: Path, marks: Iterable[Mark], *, shared: bool) -> None:
+    """Put a file of these marks in the place of the one there is, in one piece, and on the disk; under the lock.
+
+    Whoever has the old one open is stopped by it: they compare the files.
+    """
+    slots = (
+        body + crc32(body).to_bytes(4, "little")
+        for body in (
+            _BODY.pack(bytes.fromhex(key), revision, nonce, _NUMBER[unit])
+            for key, revision, nonce, unit in marks
+        )
+    )
+    content = b"".join(slots)
+    content += bytes(-len(content) % _GROWTH)
+    path = path_of(database)
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)  # of one that was killed
+    try:
+        descriptor = open_beside(database, ".marks.new", shared=shared)
+        try:
+            if os.pwrite(descriptor, content, 0) != len(content):
+                raise _full()
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
 class Marks:
     """The file of marks. Every method is to be called under the store's lock.
 
@@ -115,8 +184,7 @@ class Marks:
         self._database = database
         self._shared = shared
         self._descriptor = -1
-        self._slots: dict[str, int] = {}
-        self._end = 0  # slots below it are in use
+        self._slots: dict[str, int] = {}  # where they were when last looked for
         self._last = _NOTHING  # the key last read or written, where, and its slot
 
     def open(self) -> None:
@@ -127,21 +195,38 @@ class Marks:
         """
         self._descriptor = open_beside(self._database, ".marks", shared=self._shared)
 
+    def knows(self, key: str) -> bool:
+        """Whether a mark of `key` was seen here before."""
+        return key in self._slots
+
     def find(self, key: str) -> Mark | None:
-        """Return the mark of `key`, if there is one that can be read."""
-        offset = self._offset(key)
-        if offset is None:
-            return None
-        slot = os.pread(self._descriptor, _SIZE, offset)
-        self._last = (key, offset, slot)
-        mark = _decode(slot)
-        if mark is None:
-            _LOG.warning("the mark of key %s is damaged", key)
-        elif mark.key != key:  # the file was cut, and begun anew
-            self._slots.clear()
-            self._end, self._last = 0, _NOTHING
+        """Return the mark of `key`, if there is one.
+
+        Raises:
+            StoreCorruptError: a slot is damaged that may be the key's.
+        """
+        known = self._slots.get(key)
+        if known is not None:
+            slot = os.pread(self._descriptor, _SIZE, known)
+            mark = _decode(slot)
+            if mark is not None and mark.key == key:
+                self._last = (key, known, slot)
+                return mark
+        # New here; or the file was cut, damaged or begun anew, and what is remembered of it is worth nothing.
+        self._last = _NOTHING
+        places, damaged = _survey(self._content())
+        self._slots = {name: offset for name, (_, offset) in places.items()}
+        if key in places:
             return self.find(key)
-        return mark
+        if damaged:
+            raise StoreCorruptError(
+                f"the marks beside {self._database} are damaged: the last nonce of key {key} "
+                "cannot be checked; no nonce was issued",
+                RECOVER,
+            )
+        if known is not None:
+            _LOG.warning("the mark of key %s is gone: its file was emptied", key)
+        return None
 
     def stands(self, key: str) -> bool:
         """Whether the mark of `key` is the one last read or written here: nobody else has used a nonce since.
@@ -160,36 +245,29 @@ class Marks:
         key, unit = state.key, _NUMBER[state.unit or DEFAULT_UNIT]
         name, offset, _ = self._last
         if name != key:
-            found = self._offset(key)
-            offset = self._take(key) if found is None else found
+            offset = self._take(key)
         body = _BODY.pack(bytes.fromhex(key), revision, state.nonce, unit)
         slot = body + crc32(body).to_bytes(4, "little")
         if os.pwrite(self._descriptor, slot, offset) != _SIZE:
             raise _full()
         self._last = (key, offset, slot)
 
-    def _offset(self, key: str) -> int | None:
-        """Return where the slot of `key` is; looks at those that others have taken since."""
-        if key not in self._slots:
-            size = os.fstat(self._descriptor).st_size
-            content = os.pread(self._descriptor, size, self._end)
-            for start in range(0, len(content) - _SIZE + 1, _SIZE):
-                if content.startswith(_FREE, start):
-                    break
-                name = content[start : start + _NAME].hex()
-                self._slots[name] = self._end
-                self._end += _SIZE
-        return self._slots.get(key)
+    def _content(self) -> bytes:
+        return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
 
     def _take(self, key: str) -> int:
-        """Return the first free slot, which becomes that of `key`."""
-        offset = self._end
-        if os.fstat(self._descriptor).st_size < offset + _SIZE:
+        """Return the slot of `key`, or else the first free one."""
+        content = self._content()
+        places, _ = _survey(content)
+        if key in places:
+            return places[key][1]
+        offset = 0
+        while content[offset : offset + _SIZE].strip(b"\0"):
+            offset += _SIZE
+        if len(content) < offset + _SIZE:
             zeros = bytes(_GROWTH)
             if os.pwrite(self._descriptor, zeros, offset) != _GROWTH:
                 raise _full()
-        self._slots[key] = offset
-        self._end += _SIZE
         return offset
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import StoreUnavailableError
 from persistent_nonce.nonces import ceiling
+from persistent_nonce.records import in_doubt
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
 
@@ -103,6 +104,9 @@ class MemoryStore:
 
     def _put(self, record: CallRecord) -> None:
         old = self._calls.get(record.id)
+        is_open = old is None or in_doubt(old) or old.outcome == "in_flight"
+        if in_doubt(record) and not is_open:
+            return  # what is known of it is not put in doubt again
         serial = max(record.serial, old.serial if old else 0)
         self._calls[record.id] = record._replace(serial=serial)
         for other in [*self._calls.values()]:

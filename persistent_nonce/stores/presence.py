@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.errors import StoreUnavailableError
+from persistent_nonce.state import CallRecord, KeyState, Running
 from persistent_nonce.stores.place import make_directory
-from persistent_nonce.stores.sessions import FileSession, sweep
+from persistent_nonce.stores.sessions import Fate, FileSession, fate, pid_of, sweep
 
 __all__ = ["Presence"]
 
@@ -54,12 +57,71 @@ class Presence:
         """Remove what ended sessions left, under the store's lock; return whether one lives."""
         return sweep(self._directory, named)
 
+    def is_named(
+        self,
+        states: Iterable[KeyState],
+        now: Now,
+        calls: Iterable[CallRecord] = (),
+    ) -> bool:
+        """Return whether a session lives that a row, or the record of a call in flight, names (I5).
+
+        It may have no file any more, so that no sweep finds it. Of another boot nobody lives; where the system does not
+        tell its boot, all are asked.
+
+        Raises:
+            StoreUnavailableError: nobody can tell here, and a call may be in flight.
+        """
+        states = [
+            state
+            for state in states
+            if not (state.boot and now.boot) or state.boot == now.boot
+        ]
+        names = {record.session for record in calls if record.outcome == "in_flight"}
+        names |= {call.session for state in states for call in state.queue}
+        running = [state.running for state in states if state.running is not None]
+        found = {
+            name: self._fate(name)
+            for name in names.union(call.session for call in running)
+        }
+        if "lives" in found.values():
+            return True
+        for call in running:
+            # One that began later is another boot's after all, and one past its time may be overtaken.
+            flies = call.since <= now.mono <= call.until
+            if flies and found[call.session] == "unknown":
+                raise _doubt(call, now)
+        return False
+
+    def _fate(self, name: str) -> Fate:
+        try:
+            return fate(self._directory, name)
+        except OSError:
+            return "unknown"
+
+    def in_flight(self) -> bool:
+        """Whether a call of these sessions waits or runs."""
+        return any(session.live for session in self._sessions)
+
     def end(self, named: Named) -> None:
-        """End the sessions, under the store's lock."""
-        for session in self._sessions:
-            session.close(named=named(session.name))
+        """End the sessions, under the store's lock; one with a call in flight lives as long as the process (I5)."""
+        idle = [session for session in self._sessions if not session.live]
+        try:
+            for session in idle:
+                session.close(named=named(session.name))
+        finally:
+            for session in idle:
+                session.abandon()
 
     def abandon(self) -> None:
-        """Let go of every file: after the end, or in a forked child, whose parent would seem to live."""
+        """Let go of every file, in a forked child, whose parent would seem to live."""
         while self._sessions:
             self._sessions.pop().abandon()
+
+
+def _doubt(call: Running, now: Now) -> StoreUnavailableError:
+    left = (call.until - now.mono) / SECOND
+    return StoreUnavailableError(
+        f"{call.method} of process {pid_of(call.session)} may be in flight: its session's file was removed or "
+        "replaced, and nobody can tell here whether it lives; nothing was changed, no nonce was issued",
+        f"end that process, or wait for {left:.0f} s: then its call counts as ended",
+    )

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,10 +24,10 @@ from persistent_nonce.errors import (
     StoreVersionError,
 )
 from persistent_nonce.state import CallRecord, KeyState
+from persistent_nonce.stores import forks
 from persistent_nonce.stores.failures import FOREIGN, RETRIED, explain, primary
 from persistent_nonce.stores.marks import refuse_loss
 from persistent_nonce.stores.rows import (
-    SCHEMA,
     decode,
     decode_call,
     seal,
@@ -34,8 +35,8 @@ from persistent_nonce.stores.rows import (
     select_keys,
     select_row,
     select_seal,
-    version,
 )
+from persistent_nonce.stores.schema import SCHEMA, version
 
 __all__ = ["Reader"]
 
@@ -106,10 +107,10 @@ class Reader:
     def query(self, sql: str, arguments: tuple[Any, ...] = ()) -> list[Any]:
         """Return all rows of a query over a consistent snapshot."""
         deadline = 0.0
+        look = partial(self._query, sql, arguments)
         while True:
             try:
-                with self.mutex:
-                    rows = self._query(sql, arguments)
+                rows = forks.undisturbed(self.mutex, look)
                 if rows is not None:
                     return rows
             except sqlite3.Error as error:
@@ -189,6 +190,10 @@ class Reader:
             return os.stat(self._wal).st_size
         except FileNotFoundError:
             return 0
+
+    def rest(self, until: float) -> bool:
+        """Wait until no other thread is inside, before a fork, at most to `until`; return whether that is so."""
+        return forks.rest(self.mutex, until)
 
     def forget(self) -> sqlite3.Connection | None:
         """Give up the connection without closing it, in a forked child; return it to be closed later."""

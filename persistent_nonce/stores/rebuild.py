@@ -2,57 +2,45 @@
 
 Only upwards (I10): a key goes on above its row, its ceiling, its mark and the clock. A key of which nothing tells the
 last nonce is stored closed, until somebody raises its floor. The files are kept as they were found.
+
+Whoever rebuilds may be killed, and the power may fail, at any moment. What is put in place, each on the disk before the
+next: the marks of the new database, beside which the old one is refused as having gone back, with its log or without;
+then the new database in place of both. In between, the next one finds the new database finished, and puts it in place.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cache
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from persistent_nonce.clock import SECOND, SYSTEM_CLOCK, Clock, Now
-from persistent_nonce.errors import StoreCorruptError, StoreError, StoreUnavailableError
+from persistent_nonce.errors import StoreError, StoreUnavailableError
 from persistent_nonce.nonces import lift
 from persistent_nonce.rules import wake
-from persistent_nonce.state import CallRecord, KeyState
-from persistent_nonce.stores import place, rows
-from persistent_nonce.stores.failures import FOREIGN, explain, primary
+from persistent_nonce.state import DEFAULT_UNIT, MAX_NONCE, CallRecord, KeyState
+from persistent_nonce.stores import place, rows, schema
+from persistent_nonce.stores.failures import FOREIGN, explain
 from persistent_nonce.stores.lock import StoreLock
-from persistent_nonce.stores.marks import Mark, Marks, path_of, read_marks, went_back
+from persistent_nonce.stores.marks import (
+    Mark,
+    path_of,
+    read_marks,
+    replace_marks,
+    went_back,
+)
 from persistent_nonce.stores.presence import Presence
+from persistent_nonce.stores.salvage import Found, salvage
 
-__all__ = ["Rebuilt", "RebuiltKey", "is_sound", "rebuild"]
+__all__ = ["Rebuilt", "RebuiltKey", "rebuild"]
 
 #: Seconds for which the store's lock is waited for.
 _PATIENCE: Final = 10.0
-
-#: The schema, but for what sqlite-utils made for itself, which may change with its version.
-_SCHEMA: Final = (
-    "SELECT type, name, sql FROM sqlite_schema "
-    "WHERE tbl_name IN ('keys', 'calls', 'store')"
-)
-
-#: Result codes of SQLite that do not speak of damage; to read a log takes room for an index.
-_PASSING: Final = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_IOERR_SHMOPEN,
-        sqlite3.SQLITE_IOERR_SHMSIZE,
-        sqlite3.SQLITE_IOERR_SHMMAP,
-        sqlite3.SQLITE_IOERR_WRITE,
-    }
-)
-
-_FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 
 _UNKNOWN: Final = "its row was damaged and it has no mark: find its last nonce at the exchange and raise-floor above it"
 
@@ -71,15 +59,6 @@ class Rebuilt(NamedTuple):
     kept: Path | None  # the old one as it was found, if there was one
     keys: tuple[RebuiltKey, ...]
     calls: int  # how many call records were read
-
-
-class _Found(NamedTuple):
-    """What can be read of a database."""
-
-    whole: bool
-    states: Mapping[str, KeyState]
-    damaged: frozenset[str]  # keys whose rows cannot be trusted
-    calls: tuple[CallRecord, ...]
 
 
 def rebuild(path: Path, *, shared: bool, clock: Clock = SYSTEM_CLOCK) -> Rebuilt | None:
@@ -109,19 +88,27 @@ def rebuild(path: Path, *, shared: bool, clock: Clock = SYSTEM_CLOCK) -> Rebuilt
 
 def _rebuild(path: Path, *, shared: bool, clock: Clock) -> Rebuilt | None:
     now = Now(clock.wall(), clock.mono(), clock.boot() or "")
-    if Presence(path, shared=shared).sweep(lambda _: True):
-        raise StoreUnavailableError(
-            f"a program still makes calls with {path}; nothing was changed",
-            "stop all programs of the store first; show tells their pids",
-        )
+    presence = Presence(path, shared=shared)
+    if presence.sweep(lambda _: True):
+        raise _in_use(path)
     marks, damaged_marks = read_marks(path_of(path))
     copy, new = _kept(path, now), path.with_name(path.name + ".new")
+    found = None if damaged_marks else _finished(new, marks)
+    if found is not None:
+        with _removed_on_failure(copy):
+            _copy(path, copy)
+        keys = tuple(_as_built(found, marks))
+        _put_in_place(new, path, keys, shared=shared)
+        # Keys that came since have marks only.
+        return _rebuild(path, shared=shared, clock=clock) or _done(copy, keys, found)
     with _removed_on_failure(copy, new):
         _copy(path, copy)
-        found = _read(copy, trusted=bool(marks))
+        found = salvage(copy, trusted=bool(marks))
         if found.whole and not damaged_marks and not _behind(found.states, marks, now):
             _remove(copy)
             return None
+        if presence.is_named(found.states.values(), now, found.calls):
+            raise _in_use(path)  # its session's file was removed
         keys = tuple(_keys(found, marks, now))
         if not keys:
             raise StoreUnavailableError(
@@ -130,17 +117,25 @@ def _rebuild(path: Path, *, shared: bool, clock: Clock) -> Rebuilt | None:
             )
         ended = [
             record
-            for key in keys
-            if key.before is not None
-            for record in wake(key.before, now).records
+            for state in found.states.values()
+            for record in wake(state, now).records
         ]
         states = [key.state for key in keys]
         _build(new, states, [*found.calls, *ended], shared=shared)
-    _put_in_place(new, path)
-    if damaged_marks:
-        os.truncate(path_of(path), 0)
-    _mark(path, states, shared=shared)
+        replace_marks(path, map(_mark, states), shared=shared)
+    _put_in_place(new, path, keys, shared=shared)
+    return _done(copy, keys, found)
+
+
+def _done(copy: Path, keys: tuple[RebuiltKey, ...], found: Found) -> Rebuilt:
     return Rebuilt(copy if copy.exists() else None, keys, len(found.calls))
+
+
+def _in_use(path: Path) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        f"a program still makes calls with {path}; nothing was changed",
+        "stop all programs of the store first; show tells their pids",
+    )
 
 
 def _behind(
@@ -152,17 +147,32 @@ def _behind(
     )
 
 
-def _keys(found: _Found, marks: Mapping[str, Mark], now: Now) -> Iterator[RebuiltKey]:
+def _keys(found: Found, marks: Mapping[str, Mark], now: Now) -> Iterator[RebuiltKey]:
     for key in sorted({*found.states, *marks, *found.damaged}):
         before, mark = found.states.get(key), marks.get(key)
         state = KeyState(key) if before is None else wake(before, now).state
-        if mark is not None:
+        if mark is not None and mark.revision:
             state = lift(state, now, mark.unit, mark.nonce)
-        elif before is not None:
+        elif before is not None and mark is None and key not in found.damaged:
             state = lift(state, now, state.unit, state.nonce)
         else:
+            before = mark = None
             state = state._replace(closed=True, diagnosis=_UNKNOWN)
         yield RebuiltKey(before, mark, state._replace(boot=now.boot))
+
+
+def _is_unknown(state: KeyState) -> bool:
+    return state.closed and state.diagnosis == _UNKNOWN
+
+
+def _mark(state: KeyState) -> Mark:
+    """Return the mark of a state that is written as the first revision of its row.
+
+    Of a key whose last nonce nobody knows it is the greatest there is: what an older row of it tells is not the truth.
+    """
+    if _is_unknown(state):
+        return Mark(state.key, 0, MAX_NONCE, "s")
+    return Mark(state.key, 1, state.nonce, state.unit or DEFAULT_UNIT)
 
 
 # --- the old database
@@ -171,7 +181,11 @@ def _keys(found: _Found, marks: Mapping[str, Mark], now: Now) -> Iterator[Rebuil
 def _kept(path: Path, now: Now) -> Path:
     """Return the name under which the database is kept as it was found."""
     at = datetime.fromtimestamp(now.wall / SECOND, UTC)
-    return path.with_name(f"{path.name}.damaged-{at:%Y%m%dT%H%M%S.%fZ}")
+    while True:
+        copy = path.with_name(f"{path.name}.damaged-{at:%Y%m%dT%H%M%S.%fZ}")
+        if not copy.exists():
+            return copy
+        at += timedelta(microseconds=1)
 
 
 def _copy(path: Path, copy: Path) -> None:
@@ -197,95 +211,6 @@ def _remove(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-def _read(path: Path, *, trusted: bool) -> _Found:
-    """Read what can be read, without changing it.
-
-    Args:
-        trusted: there are marks, so that a file with a strange header is ours nevertheless.
-    """
-    nothing = _Found(whole=False, states={}, damaged=frozenset(), calls=())
-    if not path.exists():
-        return nothing
-    had_wal = os.path.exists(f"{path}-wal")
-    try:
-        connection = sqlite3.connect(
-            f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None
-        )
-        with closing(connection):
-            try:
-                whole = rows.version(connection) == rows.SCHEMA
-            except StoreCorruptError:
-                if not trusted:
-                    raise
-                whole = False
-            sound = whole and is_sound(lambda sql: connection.execute(sql).fetchall())
-            return _salvage(connection, whole=sound)
-    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-        _must_be_damage(error)
-        return nothing
-    finally:
-        Path(f"{path}-shm").unlink(missing_ok=True)
-        if not had_wal:
-            Path(f"{path}-wal").unlink(missing_ok=True)
-
-
-def is_sound(ask: Callable[[str], list[Any]]) -> bool:
-    """Whether a database is in order, and its schema as it was made.
-
-    What can be read need not be fit to be written: SQLite resolves the constraints of a table only for who may write.
-
-    Args:
-        ask: carries out a query and returns its rows.
-    """
-    try:
-        checked = ask("PRAGMA integrity_check") == [("ok",)]
-        return checked and set(ask(_SCHEMA)) == _made()
-    except (sqlite3.DatabaseError, UnicodeDecodeError, StoreCorruptError) as error:
-        _must_be_damage(error)
-        return False  # and yet much of it may be readable
-
-
-@cache
-def _made() -> set[Any]:
-    """Return what the schema of a new database is."""
-    with closing(sqlite3.connect(":memory:", isolation_level=None)) as new:
-        rows.migrate(new)
-        return set(new.execute(_SCHEMA).fetchall())
-
-
-def _salvage(connection: sqlite3.Connection, *, whole: bool) -> _Found:
-    states: dict[str, KeyState] = {}
-    damaged: set[str] = set()
-    for row in _scan(connection, rows.select_rows):
-        try:
-            state = rows.decode(row)
-            states[state.key] = state
-        except StoreCorruptError:
-            damaged.add(str(row[0]))
-    calls = tuple(map(rows.decode_call, _scan(connection, rows.select_records)))
-    whole = whole and not damaged
-    named = frozenset(filter(_FINGERPRINT.fullmatch, damaged - states.keys()))
-    return _Found(whole, states, named, calls)
-
-
-def _scan(connection: sqlite3.Connection, query: str) -> list[Any]:
-    """Return the rows that can be read, from both ends: a damaged page ends a walk over the table."""
-    found: dict[Any, None] = {}
-    for order in ("ASC", "DESC"):
-        try:
-            for row in connection.execute(f"{query} ORDER BY rowid {order}"):
-                found[row] = None
-        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            _must_be_damage(error)
-    return list(found)
-
-
-def _must_be_damage(error: Exception) -> None:
-    """Raise `error` again if it tells of the machine, not of the file: what cannot be read just now is not lost."""
-    if {getattr(error, "sqlite_errorcode", 0), primary(error)} & _PASSING:
-        raise error
-
-
 # --- the new one
 
 
@@ -300,9 +225,9 @@ def _build(
     _remove(new)  # of one that was killed
     place.create_database(new, shared=shared)
     with closing(sqlite3.connect(new, isolation_level=None)) as connection:
-        connection.execute(f"PRAGMA page_size = {rows.PAGE}")
+        connection.execute(f"PRAGMA page_size = {schema.PAGE}")
         connection.execute("PRAGMA synchronous = FULL")
-        rows.migrate(connection)
+        schema.migrate(connection)
         connection.execute("BEGIN IMMEDIATE")
         for state in states:
             rows.write_row(connection.execute, (), state)
@@ -312,25 +237,42 @@ def _build(
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
 
 
-def _put_in_place(new: Path, path: Path) -> None:
-    """Put a new database in the place of the old one."""
-    # Were the old -wal left, SQLite would replay it into the new database.
+def _finished(new: Path, marks: Mapping[str, Mark]) -> Found | None:
+    """Return what another has built, if it was killed after its marks, and no nonce was used since."""
+    if not new.exists() or os.path.exists(f"{new}-journal"):
+        return None
+    found = salvage(new, trusted=True)
+    its = {key: _mark(state) for key, state in found.states.items()}
+    return found if found.whole and its and its.items() <= marks.items() else None
+
+
+def _as_built(found: Found, marks: Mapping[str, Mark]) -> Iterator[RebuiltKey]:
+    for key, state in found.states.items():
+        known = not _is_unknown(state)
+        yield (
+            RebuiltKey(state, marks[key], state)
+            if known
+            else RebuiltKey(None, None, state)
+        )
+
+
+def _put_in_place(
+    new: Path, path: Path, keys: Iterable[RebuiltKey], *, shared: bool
+) -> None:
+    """Put a new database, whose marks are in place, in the place of the old one."""
+    # Were the old -wal left, SQLite would replay it into the new database; also after a power cut.
     for suffix in ("-wal", "-shm"):
         Path(f"{path}{suffix}").unlink(missing_ok=True)
+    place.sync(path.parent)
     os.replace(new, path)
     place.sync(path.parent)
+    if any(_is_unknown(key.state) for key in keys):
+        # There is no older row any more; these keys wait for a floor, which lies above nothing.
+        marks, _ = read_marks(path_of(path))
+        lowered = (m if m.revision else m._replace(nonce=0) for m in marks.values())
+        replace_marks(path, lowered, shared=shared)
 
 
 def _write_call(connection: sqlite3.Connection, call: CallRecord) -> None:
     with suppress(sqlite3.IntegrityError):  # damaged: no column can be trusted
         rows.write_calls(connection.execute, [call])
-
-
-def _mark(path: Path, states: Iterable[KeyState], *, shared: bool) -> None:
-    marks = Marks(path, shared=shared)
-    marks.open()
-    try:
-        for state in states:
-            marks.write(state, 1)
-    finally:
-        marks.close()

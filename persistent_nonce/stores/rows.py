@@ -1,28 +1,35 @@
-"""How states and call records lie in SQLite: schema, migrations, encoding, and the check of each row."""
+"""How states and call records lie in SQLite: encoding, statements, and the check of each row."""
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from itertools import compress
 from operator import ne
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 from zlib import crc32
 
-from persistent_nonce.errors import StoreCorruptError, StoreVersionError
+from persistent_nonce.errors import (
+    ConfigurationError,
+    StoreCorruptError,
+)
 from persistent_nonce.state import CallRecord, KeyState, Running, Turn, Waiting
+from persistent_nonce.stores import schema
 from persistent_nonce.stores.failures import RECOVER
+from persistent_nonce.stores.schema import COLUMNS
 
 __all__ = [
     "KEPT_CALLS",
-    "PAGE",
-    "SCHEMA",
+    "check_fingerprint",
     "decode",
     "decode_call",
     "encode",
-    "migrate",
+    "is_fingerprint",
+    "readable",
     "seal",
     "select_calls",
     "select_keys",
@@ -30,23 +37,12 @@ __all__ = [
     "select_row",
     "select_rows",
     "select_seal",
-    "version",
     "write_calls",
     "write_row",
 ]
 
 #: `execute` of a cursor or a connection.
 Execute: TypeAlias = Callable[[str, tuple[Any, ...]], object]
-
-#: The version of the schema, in SQLite's `user_version` and mixed into the check of each row: a process of
-#: another version finds out at its next transaction. A migration seals every row anew.
-SCHEMA: Final = 1
-
-#: SQLite's `application_id` of our databases ("PNon").
-_APPLICATION: Final = 0x504E6F6E
-
-#: Bytes of a page: a commit writes whole ones, and a row needs a third of this.
-PAGE: Final = 1024
 
 #: How many settled call records are kept for a key.
 KEPT_CALLS: Final = 1000
@@ -55,15 +51,7 @@ _FIELDS: Final = KeyState._fields
 _EXEMPT: Final = _FIELDS.index(
     "exempt"
 )  # it and all behind it are stored in another form
-_TEXT: Final = frozenset(
-    ["label", "boot", "tier", "reason", "diagnosis", "turn", "queue", "running"]
-)
-_DATES: Final = frozenset({"set_at", "not_before"})  # a clock may stand before 1970
-_OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
-
-#: The columns of a key's row: the state's fields, how often it was written, and its check.
-_COLUMNS: Final = (*_FIELDS, "revision", "check")
-_NAMES: Final = ", ".join(f'"{name}"' for name in _COLUMNS)
+_NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
 
 #: A nonce changes the columns between these two; what stands behind them is encoded once for many.
 _NONCE: Final = _FIELDS.index("nonce")
@@ -73,13 +61,15 @@ _HEAD: Final = _FIELDS.index("offset")
 _HEAD_TEXT: Final = "%s\x1f" * _HEAD
 _REST_TEXT: Final = "%s\x1f" * (len(_FIELDS) - _HEAD)
 
+_FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
+
 # All names in the queries below are constants of ours.
 select_row: Final = f'SELECT {_NAMES} FROM keys WHERE "key" = ?'  # noqa: S608 - our own names
 select_seal: Final = 'SELECT "revision", "check" FROM keys WHERE "key" = ?'
 select_rows: Final = f"SELECT {_NAMES} FROM keys"  # noqa: S608 - our own names
 select_keys: Final = 'SELECT "key" FROM keys ORDER BY "key"'
 _INSERT: Final = (
-    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))}) "  # noqa: S608 - our own names
+    f"INSERT INTO keys ({_NAMES}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608 - our own names
     'ON CONFLICT ("key") DO NOTHING'
 )
 
@@ -88,23 +78,31 @@ _CALL: Final = f"SELECT {_CALL_NAMES} FROM calls"  # noqa: S608 (our own constan
 select_records: Final = _CALL
 _NEWEST: Final = ' ORDER BY "at" DESC, "nonce" DESC LIMIT ?'
 
-# A call that ended before keeps the number it was settled under.
+# A call that ended before keeps the number it was settled under; what is known of it is not put in doubt again.
 _PUT_CALL: Final = (
     f"INSERT INTO calls ({_CALL_NAMES}) "  # noqa: S608 (our own constants)
     f"VALUES ({', '.join('?' * len(CallRecord._fields))}) "
     'ON CONFLICT ("id") DO UPDATE SET "took" = excluded."took", '
-    '"outcome" = excluded."outcome", '
-    '"serial" = max("serial", excluded."serial")'
+    '"outcome" = excluded."outcome", "said" = excluded."said", '
+    '"serial" = max("serial", excluded."serial") '
+    "WHERE \"outcome\" IN ('in_flight', 'unknown', 'interrupted') "
+    "OR excluded.\"outcome\" NOT IN ('unknown', 'interrupted')"
 )
 _TRIM: Final = 'DELETE FROM calls WHERE "key" = ? AND "serial" BETWEEN 1 AND ?'
 
-_CALL_COLUMNS: Final = """
-    "id" TEXT PRIMARY KEY NOT NULL, "key" TEXT NOT NULL, "session" TEXT NOT NULL,
-    "method" TEXT NOT NULL, "cost" INTEGER NOT NULL,
-    "nonce" INTEGER NOT NULL CHECK ("nonce" > 0), "at" INTEGER NOT NULL,
-    "waited" INTEGER NOT NULL, "took" INTEGER, "outcome" TEXT NOT NULL,
-    "serial" INTEGER NOT NULL CHECK ("serial" >= 0)
-"""
+
+def is_fingerprint(key: str) -> bool:
+    """Whether a row, and a mark, can be of this key."""
+    return isinstance(key, str) and _FINGERPRINT.fullmatch(key) is not None
+
+
+def check_fingerprint(key: str) -> None:
+    """Raise ConfigurationError if no row can be of this key."""
+    if not is_fingerprint(key):
+        raise ConfigurationError(
+            f"{key!r:.40} is no fingerprint of a key",
+            "16 hex digits in lower case, as fingerprint() returns them",
+        )
 
 
 def encode(state: KeyState, revision: int) -> tuple[Any, ...]:
@@ -159,6 +157,13 @@ def decode(row: tuple[Any, ...]) -> KeyState:
     return KeyState._make(values)
 
 
+def readable(rows: Iterable[tuple[Any, ...]]) -> Iterator[KeyState]:
+    """Return the states in those of `rows` that are as they were written."""
+    for row in rows:
+        with suppress(StoreCorruptError):
+            yield decode(row)
+
+
 def seal(row: tuple[Any, ...]) -> tuple[int, int]:
     """Return what tells a row from every other one of its key: its revision and its check."""
     return row[-2:]
@@ -170,7 +175,7 @@ def _dump(value: tuple[Any, ...]) -> str:
 
 def _check(text: str) -> int:
     """CRC-32 of a row: SQLite's own integrity check does not see bit rot in a stored number."""
-    return crc32(text.encode("utf-8", "surrogatepass"), SCHEMA)
+    return crc32(text.encode("utf-8", "surrogatepass"), schema.SCHEMA)
 
 
 def write_row(
@@ -195,7 +200,7 @@ def write_row(
 
 @lru_cache(maxsize=256)
 def _update(changed: tuple[bool, ...]) -> str:
-    names = (*compress(_COLUMNS, changed), "revision", "check")
+    names = (*compress(COLUMNS, changed), "revision", "check")
     columns = ", ".join(f'"{name}" = ?' for name in names)
     return (
         f'UPDATE keys SET {columns} WHERE "key" = ? AND "revision" = ? AND "check" = ?'  # noqa: S608 - our own names
@@ -223,76 +228,3 @@ def select_calls(key: str | None, limit: int) -> tuple[str, tuple[Any, ...]]:
     if key is None:
         return _CALL + _NEWEST, (limit,)
     return _CALL + ' WHERE "key" = ?' + _NEWEST, (key, limit)
-
-
-def version(connection: sqlite3.Connection) -> int:
-    """Return the schema's version, 0 for an empty database.
-
-    Raises:
-        StoreCorruptError: the database is somebody else's.
-        StoreVersionError: it was written by a newer version of this library.
-    """
-    found = cast("int", _one(connection, "PRAGMA user_version"))
-    owner = _one(connection, "PRAGMA application_id")
-    tables = _one(connection, "SELECT count(*) FROM sqlite_schema")
-    if owner != _APPLICATION and (owner or found or tables):
-        raise StoreCorruptError(
-            "the file is a database, but not one of persistent_nonce",
-            "name another file; this one was not changed",
-        )
-    if found > SCHEMA:
-        raise StoreVersionError(
-            f"the database has schema {found}, this version knows {SCHEMA}",
-            "upgrade persistent_nonce in every program of this key",
-        )
-    return found
-
-
-def _one(connection: sqlite3.Connection, query: str) -> Any:
-    return connection.execute(query).fetchall()[0][0]
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to this version; to be run under the store's lock (migrations race otherwise)."""
-    # 135 ms: only for who has to migrate
-    from sqlite_utils import Database  # noqa: PLC0415 - reason above
-    from sqlite_utils.migrations import Migrations  # noqa: PLC0415 - reason above
-
-    migrations = Migrations("persistent_nonce")
-
-    @migrations()
-    def first_schema(database: Database) -> None:
-        for statement in _first_schema():
-            database.conn.execute(statement)
-
-    database = Database(connection, recursive_triggers=False, execute_plugins=False)
-    # In one transaction with the table that sqlite-utils keeps of its own: a process killed between the two would
-    # leave a database that looks like somebody else's (I3).
-    with database.atomic():
-        migrations.apply(database)
-
-
-def _first_schema() -> list[str]:
-    # Statements, since sqlite-utils has no CHECK constraints.
-    def column(name: str) -> str:
-        if name == "key":
-            return '"key" TEXT PRIMARY KEY NOT NULL CHECK (length("key") = 16)'
-        if name == "unit":
-            return """"unit" TEXT CHECK ("unit" IN ('s', 'ms', 'us', '10ns', 'ns'))"""
-        if name in _TEXT:
-            return f'"{name}" TEXT NOT NULL'
-        if name in _OPTIONAL:
-            return f'"{name}" INTEGER CHECK ("{name}" >= 0)'
-        if name in _DATES:
-            return f'"{name}" INTEGER NOT NULL'
-        return f'"{name}" INTEGER NOT NULL CHECK ("{name}" >= 0)'
-
-    keys = ", ".join(map(column, _COLUMNS[:-1]))
-    return [
-        f'CREATE TABLE keys ({keys}, "check" INTEGER NOT NULL) STRICT',
-        f"CREATE TABLE calls ({_CALL_COLUMNS}) STRICT",
-        'CREATE INDEX calls_of_key ON calls ("key", "serial")',
-        "CREATE TABLE store (name TEXT PRIMARY KEY NOT NULL, value TEXT) STRICT",
-        f"PRAGMA application_id = {_APPLICATION}",
-        f"PRAGMA user_version = {SCHEMA}",
-    ]

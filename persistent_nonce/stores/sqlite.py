@@ -16,43 +16,37 @@ import os
 import sqlite3
 import sys
 import threading
-import weakref
-from collections import deque
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
-from persistent_nonce.errors import NonceError, StoreUnavailableError
-from persistent_nonce.state import (
-    MAX_NONCE,
-    CallRecord,
-    Change,
-    KeyState,
-    seconds_argument,
-)
+from persistent_nonce.errors import NonceError
+from persistent_nonce.state import MAX_NONCE, CallRecord, Change, KeyState
 from persistent_nonce.stores import forks, place
-from persistent_nonce.stores.failures import FOREIGN, explain, inherited
+from persistent_nonce.stores.boots import adopt
+from persistent_nonce.stores.connections import Connections, let_go
+from persistent_nonce.stores.failures import FOREIGN, closed, explain, inherited
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.marks import refuse_loss
+from persistent_nonce.stores.pending import Pending
 from persistent_nonce.stores.presence import Presence
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.sessions import FileSession
-from persistent_nonce.stores.writer import Writer
 
 __all__ = ["SQLiteStore"]
 
 _LOG: Final = logging.getLogger("persistent_nonce")
 
-#: Seconds a fork waits for this process's transaction to end; after them the child cannot use the store.
-_FORK_PATIENCE: Final = 5.0
+#: Seconds between two looks whether the last call of a store that was closed has ended.
+_LINGER: Final = 0.05
 
 T = TypeVar("T")
-
-_open: weakref.WeakSet[SQLiteStore] = weakref.WeakSet()
 
 
 class SQLiteStore:
@@ -79,59 +73,63 @@ class SQLiteStore:
         clock: Clock = SYSTEM_CLOCK,
         trust_filesystem: bool = False,
     ) -> None:
-        self._state = "new"  # new, open, forked, torn, closed
-        self._rests = False  # during a fork, with nobody inside
+        self._state = "new"  # new, open, closing, forked, torn, closed
         self._timeout = seconds_argument("timeout", timeout, least=0.001)
         self._shared = shared
         self.clock = clock
         place.check_filesystem(Path(path), implicit=False, trust=trust_filesystem)
         self.path = place.prepare(Path(path), shared=shared, create=False)
         self._reader = Reader(self.path, clock=clock)
+        self._connections = Connections(self.path, self._reader)
         self._birth = threading.RLock()
         self._begin()
-        _open.add(self)
         _LOG.info("opened %s, SQLite %s", self.path, sqlite3.sqlite_version)
-
-    # --- opening, in a process or again in a forked child
 
     def _begin(self) -> None:
         """Open everything anew; what was inherited over fork is closed under the lock."""
         self._pid = os.getpid()
         self._presence = Presence(self.path, shared=self._shared)
-        self._pending: deque[tuple[str, Change]] = deque()
+        self._pending = Pending()
         self._files = Files(self.path)
+        forks.undisturbed(forks.opening, self._open_lock)
+        try:
+            self._hold(self._open)
+            self._state = "open"
+        except BaseException:
+            self._connections.keep()
+            self._lock.close()
+            raise
+
+    def _open_lock(self) -> None:
+        """Open the lock file and take part in forks, in one: a child's copy would keep a dead parent's lock."""
         descriptor = place.open_beside(self.path, ".lock", shared=self._shared)
         self._lock = StoreLock(descriptor, f"the lock of {self.path}", self._timeout)
         forks.register(self)
-        try:
-            self._hold(self._open)
-        except BaseException:
-            self._lock.close()
-            raise
-        self._state = "open"
+        if self._pid != os.getpid():
+            self._lock.close()  # a signal handler forked: the descriptor is the parent's
+            raise inherited(self.path)
 
     def _open(self) -> None:
         self._files.check_lock(self._lock.descriptor)
-        if not forks.let_go(self.path):
-            raise inherited(self.path)
+        let_go(self.path)
         if not self.path.exists():
             refuse_loss(self.path)
         place.create_database(self.path, shared=self._shared)
-        self._writer = Writer(self.path, self._files, shared=self._shared)
+        self._writer = self._connections.open(self._files, shared=self._shared)
         try:
             boot = self.clock.boot()
+            self._told = boot is not None
             if boot is None:
-                alone = not self._presence.sweep(self._writer.names_session)
-                boot = self._writer.adopt_boot(alone=alone)
+                boot = adopt(self._writer, self._presence, self.clock)
                 self._begin_session()
         except BaseException:
-            self._writer.close()
+            self._connections.close()
             raise
         self._boot = boot
 
     def _ready(self) -> None:
         """Make sure that this store is open in this very process."""
-        if self._state == "open" and self._pid == os.getpid():
+        if self._is_open():
             return
         with self._birth:
             if self._state == "forked":
@@ -141,18 +139,27 @@ class SQLiteStore:
                 except BaseException:
                     self._state = "forked"
                     raise
-            if self._state == "open" and self._pid == os.getpid():
+            if self._is_open():
                 return
         if self._state in ("closed", "new"):
-            raise StoreUnavailableError(f"{self.path} is closed", "open a new store")
+            raise closed(self.path)
         raise inherited(self.path)
 
-    # --- the store
+    def _is_open(self) -> bool:
+        return self._state in ("open", "closing") and self._pid == os.getpid()
 
     def now(self) -> Now:
         """Return the time as a change is given it."""
         clock = self.clock
         return Now(min(clock.wall(), MAX_NONCE), clock.mono(), self._boot)
+
+    def _time(self) -> Now:
+        """Return the time, under the lock; where the system does not tell its boot, of that which is stored."""
+        boot = self._boot if self._told else self._writer.adopted_boot()
+        if boot != self._boot:
+            self._boot = boot
+            self._begin_session()  # nobody has seen the last one
+        return self.now()
 
     def read(self, key: str) -> KeyState:
         """Return the state of `key` without a lock; a key never written to is new."""
@@ -186,7 +193,7 @@ class SQLiteStore:
             self._ready()
         try:
             return self._hold(
-                partial(self._writer.transact, key, change, self.now, durable=durable)
+                partial(self._writer.transact, key, change, self._time, durable=durable)
             )
         finally:
             if self._pending:
@@ -213,15 +220,8 @@ class SQLiteStore:
             _LOG.warning("a call could not be ended yet: %s", error)
 
     def _drain(self) -> None:
-        for _ in range(len(self._pending)):
-            key, change = self._pending[0]
-            try:
-                self._writer.transact(key, change, self.now, durable=False)
-            except (NonceError, sqlite3.Error, OSError) as error:
-                _LOG.warning("a call could not be ended yet: %s", error)
-                self._pending.rotate(-1)  # one damaged key holds up no other
-            else:
-                self._pending.popleft()
+        transact = partial(self._writer.transact, now=self._time, durable=False)
+        self._pending.drain(transact)
 
     def _hold(self, work: Callable[[], T]) -> T:
         lock = self._lock
@@ -238,6 +238,8 @@ class SQLiteStore:
     def session(self) -> FileSession:
         """Return this process's session, begun at the first call, and anew if its file was removed."""
         self._ready()
+        if self._state == "closing":
+            raise closed(self.path)
         return self._presence.current() or self._hold(self._begin_session)
 
     def _begin_session(self) -> FileSession:
@@ -245,70 +247,83 @@ class SQLiteStore:
 
     # --- fork and end
 
-    def before_fork(self) -> None:
-        """Come to rest: no thread of this process is inside a transaction or a read."""
-        if self._state != "open" or self._lock.inside:
-            return
-        try:
-            if self._lock.acquire_mutex(_FORK_PATIENCE):
-                self._rests = self._reader.mutex.acquire(timeout=_FORK_PATIENCE)
-        finally:
-            if not self._rests:  # also after an interrupt
-                self._lock.release_mutex()
+    def before_fork(self, until: float) -> bool:
+        """Wait until no other thread of this process is inside a transaction, an opening, a closing or a read."""
+        return self._lock.rest(until) and self._reader.rest(until)
 
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        if self._rests:
-            self._rests = False
-            self._reader.mutex.release()
-            self._lock.release_mutex()
-
-    def after_fork_in_child(self) -> None:
+    def after_fork_in_child(self, *, at_rest: bool) -> None:
         """Give up what was inherited, without a call to SQLite; the first use opens everything afresh.
 
         The connections are kept until then: SQLite's own tables, inherited too, claim locks that this process
         was never given, and only closing them puts that right.
         """
-        former, rested, self._rests = self._state, self._rests, False
+        rested = at_rest and not self._lock.inside
         self._birth = threading.RLock()
-        if former in ("closed", "torn", "forked"):
-            return  # nothing was open
-        self._state = "forked" if rested else "torn"
         self._lock.abandon()
-        if former == "open":
-            self._writer.forget()
-            reader = self._reader.forget()
-            forks.inherit(
-                self.path,
-                # Where a thread was inside, nobody ever may.
-                self._files.may_be_closed if rested else bool,
-                [self._writer] if reader is None else [self._writer, reader],
-            )
-        self._pending.clear()
         self._presence.abandon()
+        self._pending.clear()
+        self._connections.give_up(rested=rested)
+        if self._state not in ("closed", "torn"):
+            self._state = "forked" if rested else "torn"
 
     def close(self) -> None:
-        """End this process's session and give back everything held; closing twice is fine."""
+        """End this process's session and give back everything held; closing twice is fine.
+
+        As long as calls of this process wait or run, their session must not be found dead (I5): calls that begin are
+        refused from here on, and the rest is done once the last of those has ended, at the latest at the process's end.
+        """
         with self._birth:  # a finalizer's thread and the exit's hook may meet
             if self._state == "forked":
                 self._state = "closed"  # nothing was opened here
-            if self._state != "open" or self._pid != os.getpid():
+            if not self._is_open():
                 return
-            try:
-                self._hold(self._close)
-            finally:
-                if self._state == "closed":
-                    self._lock.close()
+            self._state = "closing"
+            self._shut(final=False)
+            if self._is_open():
+                with suppress(RuntimeError):  # then it is closed with the next try
+                    threading.Thread(target=self._linger, daemon=True).start()
 
-    def _close(self) -> None:
-        self._state = "closed"
+    def _shut(self, *, final: bool) -> None:
+        try:
+            self._hold(partial(self._close, final))
+        except BaseException:
+            if self._state == "closing":
+                self._state = "open"
+            raise
+        finally:
+            if self._state == "closed":
+                self._connections.keep()  # what an interrupt has left
+                self._lock.close()
+
+    def _close(self, final: bool) -> None:
+        if not final and self._presence.in_flight():
+            return
         try:
             self._drain()
             self._presence.end(self._writer.names_session)
         finally:
-            self._presence.abandon()
-            self._reader.close()
-            self._writer.close()
+            self._state = "closed"
+            self._connections.close()
+
+    def _linger(self) -> None:
+        """Close what was closed with calls in flight, once they have ended."""
+        while self._state == "closing" and self._pid == os.getpid():
+            if not self._presence.in_flight():
+                self._quit(final=False)
+            time.sleep(_LINGER)
+
+    def _quit(self, *, final: bool = True) -> None:
+        """Close when nobody can try again: at the end of the store's life, or of the process's."""
+        with self._birth:
+            if not self._is_open():
+                return
+            self._state = "closing"
+            try:
+                self._shut(final=final)
+            except NonceError as error:
+                _LOG.warning("could not close %s: %s", self.path, error)
+                self._connections.keep()
+                self._state = "closed"
 
     def __enter__(self) -> Self:
         return self
@@ -318,18 +333,17 @@ class SQLiteStore:
 
     def __del__(self) -> None:
         # A connection is closed under the lock only, and a finalizer may not wait for that.
-        if getattr(self, "_state", "new") == "open" and self._pid == os.getpid():
+        if hasattr(self, "_connections") and self._is_open():
             if sys.is_finalizing():
-                self.close()  # a thread would never begin
+                self._quit()  # a thread would never begin
                 return
+            forks.register(self)  # the collector of garbage has forgotten it
             with suppress(RuntimeError):
-                threading.Thread(target=self.close, daemon=True).start()
+                threading.Thread(target=self._quit, daemon=True).start()
 
 
 @atexit.register
 def _close_all() -> None:
-    for store in list(_open):
-        try:
-            store.close()
-        except NonceError as error:
-            _LOG.warning("could not close %s: %s", store.path, error)
+    for store in forks.registered():
+        if isinstance(store, SQLiteStore):
+            store._quit()

@@ -9,10 +9,11 @@ was read the last time need not be read again, and a nonce costs one statement.
 
 from __future__ import annotations
 
-import os
 import secrets
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,33 +24,23 @@ from persistent_nonce.errors import (
     StoreRolledBackError,
     StoreUnavailableError,
     StoreUnsupportedError,
-    StoreVersionError,
 )
 from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
-from persistent_nonce.stores import rows
+from persistent_nonce.stores import rows, schema
 from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.marks import Marks, refuse_loss, went_back
+from persistent_nonce.stores.opening import configure, connect
 
 __all__ = ["Writer"]
-
-#: STRICT tables came with it.
-_OLDEST_SQLITE: Final = (3, 37, 0)
-
-#: Seconds for which SQLite waits for a program that writes without our lock: short, since a signal cannot end it.
-_BUSY: Final = 0.2
-
 
 #: Errors that come before anything is on its way to the disk.
 _EARLY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 
-#: Pages after which the `-wal` is written back, which waits for the disk: 3 MiB.
-_CHECKPOINT: Final = 3072
-
-#: Bytes to which the `-wal` is cut when it begins anew: a reader that was stopped in mid-look may have let it grow.
-_LARGEST_WAL: Final = 4 << 20
+#: A change is tried again when its row was outdated, and after each of its proofs: seldom more than three times.
+_TRIES: Final = range(30)
 
 
 class Writer:
@@ -66,20 +57,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, files: Files, *, shared: bool) -> None:
-        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
-            raise StoreUnsupportedError(
-                f"SQLite {sqlite3.sqlite_version} is too old",
-                "3.37 or newer is needed, 3.51.3 is recommended",
-            )
-        if not os.access(path, os.W_OK):
-            # SQLite would make -wal and -shm as read-only as the database, and they would outlast the mistake.
-            raise StoreUnavailableError(
-                f"the database is read-only: {path}; no nonce was issued",
-                "it needs a writable file, directory and mount",
-            )
-        self.connection = sqlite3.connect(
-            path, timeout=_BUSY, isolation_level=None, check_same_thread=False
-        )
+        self.connection = connect(path)
         self._cursor = self.connection.cursor()
         self._execute: Callable[..., sqlite3.Cursor] = self._cursor.execute
         self._forked = False
@@ -97,23 +75,13 @@ class Writer:
             raise
 
     def _set_up(self, path: Path) -> None:
-        found = rows.version(self.connection)
+        found = schema.version(self.connection)
         if not found:
             refuse_loss(path)
-        self._execute(f"PRAGMA page_size = {rows.PAGE}")  # of a new database
-        mode = self._execute("PRAGMA journal_mode = WAL").fetchall()[0][0]
-        if mode != "wal":
-            raise StoreUnsupportedError(
-                f"SQLite cannot use WAL here (it says {mode!r})",
-                "put the database on a local file system",
-            )
-        self._execute("PRAGMA mmap_size = 0").fetchall()
-        self._execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}").fetchall()
-        self._execute(f"PRAGMA journal_size_limit = {_LARGEST_WAL}").fetchall()
-        self._execute("PRAGMA trusted_schema = OFF").fetchall()
+        configure(self._execute)
         self._set_full(True)
-        if found < rows.SCHEMA:
-            rows.migrate(self.connection)
+        if found < schema.SCHEMA:
+            schema.migrate(self.connection)
         self._set_full(False)
         # After the schema is on the disk: a power cut must not leave marks of a database that never was.
         self._marks.open()
@@ -146,7 +114,9 @@ class Writer:
                 # What was on its way to the disk may be lost: ask it again before trusting `synced`.
                 self._distrust = True
             if primary(error) == sqlite3.SQLITE_ERROR:
-                self._check_version()  # another schema may have other columns
+                schema.check_version(
+                    self.connection
+                )  # another schema may have other columns
             raise
         finally:
             if not self._forked and self.connection.in_transaction:
@@ -156,7 +126,7 @@ class Writer:
         self, key: str, change: Change, now: Callable[[], Now], durable: bool
     ) -> KeyState:
         proven = 0
-        while True:
+        for _ in _TRIES:
             self._files.check()
             self._set_full(durable)
             # Kept from the last time, it may be outdated: then nothing is stored, and what came of it does not count.
@@ -186,12 +156,18 @@ class Writer:
                 durable = True
             elif self._above(woken, state, proven):
                 proven = self._prove(woken, state, records)
+                # However slow the disk was, what it has promised is for the nonce that asked for it.
+                now = partial(_at, time.wall, now)
             else:
                 if proven:
                     state = state._replace(ceiling=proven, synced=proven)
                 if self._store(state, records + changed.records):
                     return state
                 proven = 0
+        raise StoreUnavailableError(
+            f"key {key} does not stand still for a transaction; no nonce was issued",
+            "end what writes the database without this library",
+        )
 
     def _prove(
         self, before: KeyState, after: KeyState, records: tuple[CallRecord, ...]
@@ -239,12 +215,15 @@ class Writer:
         """Return the newest state of `key`; a row that nobody has written since is not read again.
 
         Raises:
-            StoreCorruptError: the row is damaged.
+            ConfigurationError: there can be no such key.
+            StoreCorruptError: the row is damaged, or the key's mark.
             StoreRolledBackError: it is older than the key's mark.
         """
         known = self._row if self._state.key == key else ()
         if known and self._marks.stands(key) and self._is_newest(self._state):
             return self._state
+        if not self._marks.knows(key):
+            rows.check_fingerprint(key)
         # Whoever is refused below must not find at the next try what was remembered until now.
         self._row, self._state, self._undisturbed = (), KeyState(""), False
         row, state = self._read(key)
@@ -252,8 +231,8 @@ class Writer:
         if mark is not None and went_back(state, mark, boot):
             self._files.check()  # was the lock replaced meanwhile, another holder may have written between the two
             raise StoreRolledBackError(
-                f"the database went back: key {key} stands at {state.nonce}, but {mark.nonce} "
-                f"({mark.unit}) was used; no nonce was issued",
+                f"the database went back: key {key} stands at {state.nonce}, but {mark.told}; "
+                "no nonce was issued",
                 RECOVER,
             )
         self._row, self._state = row, state
@@ -262,12 +241,14 @@ class Writer:
     def _read(self, key: str) -> tuple[tuple[Any, ...], KeyState]:
         found = self._execute(rows.select_row, (key,)).fetchall()
         if not found:
-            self._check_version()
+            schema.check_version(self.connection)
             return (), KeyState(key)
         try:
             return found[0], rows.decode(found[0])
         except StoreCorruptError:
-            self._check_version()  # the check of another schema's row differs too
+            schema.check_version(
+                self.connection
+            )  # the check of another schema's row differs too
             raise
 
     def _is_newest(self, state: KeyState) -> bool:
@@ -275,14 +256,6 @@ class Writer:
         found = self._execute(rows.select_seal, (state.key,)).fetchall()
         self._undisturbed = found == [rows.seal(self._row)]
         return self._undisturbed or not (found or self._row)
-
-    def _check_version(self) -> None:
-        found = rows.version(self.connection)
-        if found != rows.SCHEMA:
-            raise StoreVersionError(
-                f"the database has schema {found}, this process works with {rows.SCHEMA}",
-                "restart this program with the newer version",
-            )
 
     def _store(self, state: KeyState, records: tuple[CallRecord, ...]) -> bool:
         """Commit `state` with its records; False, and nothing is written, if the row is not as it was read."""
@@ -312,6 +285,15 @@ class Writer:
         self._execute("COMMIT")
         return boot
 
+    def adopted_boot(self) -> str:
+        """Return the name that was adopted last, by whomever."""
+        query = "SELECT value FROM store WHERE name = 'boot'"
+        return str(self._execute(query).fetchall()[0][0])
+
+    def states(self) -> list[KeyState]:
+        """Return the states of all keys but those whose rows are damaged, of which no nonce is issued."""
+        return list(rows.readable(self._execute(rows.select_rows).fetchall()))
+
     def names_session(self, session: str) -> bool:
         """Whether a row still speaks of `session`."""
         query = "SELECT 1 FROM keys WHERE instr(queue, ?) OR instr(running, ?) LIMIT 1"
@@ -319,7 +301,8 @@ class Writer:
 
     def close(self) -> None:
         """Close the connection; the cursor first, since a statement that failed in it would keep the files open."""
-        self._cursor.close()
+        with suppress(sqlite3.ProgrammingError):  # closed before, but interrupted
+            self._cursor.close()
         self.connection.close()
         self._marks.close()
 
@@ -331,6 +314,11 @@ class Writer:
         """
         self._forked = True
         self._execute = _refuse
+
+
+def _at(wall: int, now: Callable[[], Now]) -> Now:
+    """Return the time by a wall clock that stands; what paces the calls goes on."""
+    return now()._replace(wall=wall)
 
 
 def _refuse(sql: str, *_: object) -> sqlite3.Cursor:

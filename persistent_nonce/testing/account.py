@@ -24,6 +24,7 @@ class Account:
     secret: str = field(repr=False)
     tier: Tier
     nonce_window: int
+    counts_itself: bool  # GetApiKeyInfo tells of its own call
     book: Book
     counted_at: int
     counter: float = 0.0
@@ -35,6 +36,7 @@ class Account:
         0  # Unix time in seconds, since that is what clients are told
     )
     last_used: int = 0  # Unix time in seconds
+    before: tuple[int, int] = (0, 0)  # floor and last_used before the last call
     max_in_flight: int = 0
 
     def charge(self, cost: int, now: int) -> bool:
@@ -59,8 +61,13 @@ class Account:
             reuse or nonce not in self.used
         )
 
+    def known(self) -> tuple[int, int]:
+        """Return the floor and the time of the last use, as the last call is told."""
+        return (self.floor, self.last_used) if self.counts_itself else self.before
+
     def accept(self, nonce: int) -> None:
         """Take note of an accepted nonce; the floor never falls."""
+        self.before = self.floor, self.last_used
         self.floor = max(self.floor, nonce)
         self.used.add(nonce)
         lowest = self.floor - self.nonce_window

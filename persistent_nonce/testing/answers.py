@@ -56,7 +56,14 @@ def _open_orders(call: Call) -> object:
 
 
 def _closed_orders(call: Call) -> object:
-    found = [order for order in _found(call) if order.status != "open"]
+    start = call.fields.get("start", "0")
+    if not (start.isascii() and start.isdigit() and len(start) <= len("1000000000")):
+        raise RefusedError("EGeneral:Invalid arguments:start")
+    found = [
+        order
+        for order in _found(call)
+        if order.status != "open" and order.closed >= int(start) * SECOND
+    ]
     found.sort(key=lambda order: order.closed, reverse=True)
     offset = call.fields.get("ofs", "0")
     if not (offset.isascii() and offset.isdigit() and len(offset) < len("1000000000")):
@@ -81,13 +88,14 @@ def _trades_history(_: Call) -> object:
 
 def _api_key_info(call: Call) -> object:
     account = call.account
+    floor, last_used = account.known()
     return {
         "apiKeyName": "simulated",
         "apiKey": account.key,
-        "nonce": str(account.floor),
+        "nonce": str(floor),
         "nonceWindow": account.nonce_window,
         "permissions": ["query-funds", "query-open-trades", "modify-trades"],
-        "lastUsed": str(account.last_used),
+        "lastUsed": str(last_used),
     }
 
 

@@ -13,15 +13,17 @@ import secrets
 import threading
 from collections.abc import Callable, Collection
 
+from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.clock import SECOND, Clock, nanoseconds
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.kraken import TIERS
-from persistent_nonce.state import MAX_NONCE, UNITS, check_unit, seconds_argument
+from persistent_nonce.state import MAX_NONCE, UNITS, check_unit
 from persistent_nonce.testing.account import Account
 from persistent_nonce.testing.answers import PRIVATE, PUBLIC, Call
 from persistent_nonce.testing.faults import (
     BadGateway,
     DelayedExecution,
+    EngineLimit,
     Fault,
     Faults,
     Lockout,
@@ -44,6 +46,7 @@ class Exchange:
         tier: of a key for which none is given.
         nonce_window: of every key, in ticks.
         lockout_after: failures within 60 s that lock a key out.
+        counts_itself: whether GetApiKeyInfo tells of its own call too.
         relax: names of rules that are not enforced, see `rules`.
     """
 
@@ -54,6 +57,7 @@ class Exchange:
         tier: str = "starter",
         nonce_window: int = 0,
         lockout_after: int = 5,
+        counts_itself: bool = True,
         relax: Collection[str] = (),
     ) -> None:
         if nonce_window < 0:
@@ -61,6 +65,7 @@ class Exchange:
         self._clock = clock
         self._tier = _known(tier)
         self._nonce_window = nonce_window
+        self._counts_itself = counts_itself
         self._rules = Rules(relax=relax, lockout_after=lockout_after)
         self._faults = Faults()
         self._lock = threading.RLock()
@@ -81,6 +86,7 @@ class Exchange:
                 secret=secret,
                 tier=TIERS[self._tier if tier is None else _known(tier)],
                 nonce_window=self._nonce_window,
+                counts_itself=self._counts_itself,
                 book=Book(self._serial),
                 counted_at=self._clock.mono(),
             )
@@ -118,6 +124,7 @@ class Exchange:
         with self._lock:
             account = self._account(key)
             account.accept(nonce)
+            account.last_used = self._clock.wall() // SECOND
             return account.floor
 
     def arrive(
@@ -159,6 +166,8 @@ class Exchange:
                     self._delayed.append((now + nanoseconds(seconds), visit))
                 case BadGateway(executed=False) | Unavailable(executed=False):
                     pass
+                case EngineLimit():
+                    visit.error = "EOrder:Rate limit exceeded"
                 case _:
                     _carry_out(visit, now)
             if isinstance(visit.fault, Unavailable):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.errors import ConfigurationError
-from persistent_nonce.state import seconds_argument
 
 __all__ = [
     "BadGateway",
     "DelayedExecution",
     "DrippingReply",
+    "EngineLimit",
     "Fault",
     "Faults",
     "Lockout",
@@ -99,6 +100,14 @@ class Lockout:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineLimit:
+    """Answer `EOrder:Rate limit exceeded` without executing the call.
+
+    The trading engine counts for itself, by account and pair: nothing else is refused.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Unavailable:
     """Answer `EService:Unavailable`, which says nothing about what was done.
 
@@ -116,6 +125,7 @@ Fault = (
     | BadGateway
     | Throttled
     | Lockout
+    | EngineLimit
     | Unavailable
 )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, NamedTuple, Self
 
+from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.errors import ConfigurationError
-from persistent_nonce.state import DEFAULT_UNIT, seconds_argument
+from persistent_nonce.state import DEFAULT_UNIT
 from persistent_nonce.testing.clock import ScaledClock
 from persistent_nonce.testing.exchange import Exchange
 from persistent_nonce.testing.faults import Fault
@@ -49,6 +50,8 @@ class KrakenSimulator:
             the same clock (`clock`) to the store of the clients.
         nonce_window: of every key, in ticks.
         lockout_after: failures within 60 s of its clock that lock a key out.
+        counts_itself: whether the nonce and the time that GetApiKeyInfo tells are those
+            of its own call, or of the one before; nobody has documented which.
         relax: names of rules that are not enforced (`persistent_nonce.testing.RULES`).
     """
 
@@ -60,6 +63,7 @@ class KrakenSimulator:
         time_scale: int = 1,
         nonce_window: int = 0,
         lockout_after: int = 5,
+        counts_itself: bool = True,
         relax: Collection[str] = (),
     ) -> None:
         self.clock: Final = ScaledClock(time_scale)
@@ -69,6 +73,7 @@ class KrakenSimulator:
             tier=tier,
             nonce_window=nonce_window,
             lockout_after=lockout_after,
+            counts_itself=counts_itself,
             relax=relax,
         )
         self._server: Server | None = None

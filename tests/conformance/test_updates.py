@@ -45,6 +45,18 @@ def write(store: Store, *records: CallRecord, key: str = KEY) -> None:
     store.update(key, lambda state, now: Changed(state, records))
 
 
+def test_what_is_known_of_a_call_is_not_put_in_doubt_again(store: Store) -> None:
+    """A doubt that was read before the call ended does not replace its end, but an end replaces a doubt."""
+    doubt, known = record(1), record(1, serial=1)
+    write(store, doubt)
+    write(store, known)
+    write(store, doubt)
+    assert store.calls(KEY) == [known]
+    lost = known._replace(outcome="not_executed", serial=2)
+    write(store, lost)
+    assert store.calls(KEY) == [lost]
+
+
 def test_unknown_key_is_new(store: Store) -> None:
     """A key that was never written to reads as new, and reading does not make it known."""
     assert store.read(KEY) == KeyState(KEY)
@@ -116,6 +128,7 @@ def test_every_field_comes_back(store: Store) -> None:
             tier="pro",
             reason="r",
             diagnosis="d",
+            healed="call-1",
             unit="us",
             min_interval=1,
             every=2,
@@ -197,8 +210,22 @@ def test_record_is_replaced_by_its_id(store: Store) -> None:
     ended = record(1, serial=7)._replace(took=5)
     write(store, ended)
     assert store.calls() == [ended]
-    write(store, ended._replace(outcome="unknown", serial=0))
-    assert [(call.outcome, call.serial) for call in store.calls()] == [("unknown", 7)]
+    write(store, ended._replace(outcome="error", serial=0))
+    assert [(call.outcome, call.serial) for call in store.calls()] == [("error", 7)]
+
+
+def test_every_field_of_a_record_comes_back(store: Store) -> None:
+    """A record with something in each field is read as it was written, also when its call had begun before."""
+    begun = record(1)._replace(
+        since=-5, boot="boot “1”", reference="cl_ord_id=é", outcome="in_flight"
+    )
+    write(store, begun)
+    assert store.calls() == [begun]
+    ended = begun._replace(
+        took=0, outcome="error", said="EOrder:\n\0 '\U0001f600", serial=3
+    )
+    write(store, ended)
+    assert store.calls() == [ended]
 
 
 def test_old_settled_records_are_trimmed(store: Store) -> None:

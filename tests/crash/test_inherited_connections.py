@@ -133,3 +133,94 @@ def test_a_child_with_a_store_of_its_own(tmp_path: Path, how: str) -> None:
     )
     assert not done.stderr
     assert run(LAST, path) > int(done.stdout)
+
+
+#: A store is open while its log, or its database, is made anew by another process, which is killed; then another one.
+SECOND = """
+import os, shutil, subprocess, sys
+from persistent_nonce import NonceProvider, SQLiteStore, StoreError
+
+path, other, anew, how = sys.argv[1:]
+first = SQLiteStore(path)
+os.unlink(path + "-wal")
+os.unlink(path + "-shm")
+if anew == "database":
+    shutil.copy(path, path + ".copy")
+    os.replace(path + ".copy", path)
+subprocess.run([sys.executable, "-c", other, path])
+if how == "closed":
+    first.close()
+try:
+    print(NonceProvider(SQLiteStore(path), "key").next())
+except StoreError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize("how", ["open", "closed"])
+@pytest.mark.parametrize("anew", ["log", "database"])
+def test_a_second_store_beside_files_made_anew(
+    tmp_path: Path, anew: str, how: str
+) -> None:
+    """SQLite would give a second store the -shm of the first: refused, unless its database is another (I1; A13)."""
+    path = tmp_path / "nonces.db"
+    run(LAST, path)
+    done = subprocess.run(
+        [sys.executable, "-c", SECOND, str(path), OTHER, anew, how],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=True,
+    )
+    ahead, said = done.stdout.split()
+    if anew == "log":
+        assert said == "StoreReplacedError"
+    else:
+        assert int(said) > int(ahead)
+    assert run(LAST, path) > int(ahead)
+
+
+#: A process rests while its `-wal` and `-shm` are deleted and made anew by another one; then it is done with its store.
+IDLE = """
+import gc, sys
+from persistent_nonce import SQLiteStore, StoreError
+
+store = SQLiteStore(sys.argv[1])
+print("idle", flush=True)
+sys.stdin.readline()
+if sys.argv[2] == "closes":
+    store.close()
+    try:
+        SQLiteStore(sys.argv[1])
+    except StoreError as error:
+        print(type(error).__name__, flush=True)
+if sys.argv[2] == "drops":
+    del store
+    gc.collect()
+"""
+
+
+@pytest.mark.parametrize("how", ["exits", "closes", "drops"])
+def test_a_process_that_ends_beside_files_made_anew(tmp_path: Path, how: str) -> None:
+    """What a killed process wrote into a new -wal outlives the end of one that had the old one open (I1, I4; A13)."""
+    path = tmp_path / "nonces.db"
+    run(LAST, path)
+    idle = subprocess.Popen(
+        [sys.executable, "-c", IDLE, str(path), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert idle.stdout is not None
+        assert idle.stdout.readline() == "idle\n"
+        Path(f"{path}-wal").unlink()
+        Path(f"{path}-shm").unlink()
+        run(LAST, path)
+        ahead = run(OTHER, path)
+        out, _ = idle.communicate("go\n", timeout=GUARD)
+    finally:
+        idle.kill()
+        idle.wait()
+    assert out == ("StoreReplacedError\n" if how == "closes" else "")
+    assert run(LAST, path) > ahead

@@ -6,16 +6,21 @@ call of the interpreter's start.
 
 from __future__ import annotations
 
+import subprocess
+import time
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from persistent_nonce import NonceProvider, SQLiteStore
+from persistent_nonce.state import fingerprint
 from tests.support.doomed_works import WORKS
 from tests.support.killing import profile
 from tests.support.processes import Children
 from tests.support.tracing import assault, why_not
+from tests.support.workers import KEY
 
 DEEP = profile() == "deep"
 
@@ -115,3 +120,39 @@ def test_failed_at_each_system_call(tmp_path: Path, work: str) -> None:
 def test_failed_locks_of_sqlite(tmp_path: Path) -> None:
     """An error from each of SQLite's locks is an error or a new nonce too, if after its own patience (fault A4)."""
     assert strike(tmp_path, "ceiling", [["fcntl", "error=EIO", ""]], 1) >= 10
+
+
+#: Takes a nonce when it is told to.
+DRAW = f"""
+import sys
+from persistent_nonce import NonceProvider, SQLiteStore
+provider = NonceProvider(SQLiteStore(sys.argv[1]), {KEY!r})
+print("ready", flush=True)
+input()
+print(provider.next(), flush=True)
+"""
+
+
+@pytest.mark.skipif(not DEEP, reason="NOT RUN: 20 s; HYPOTHESIS_PROFILE=deep does")
+def test_disk_that_takes_longer_than_a_ceiling_lasts(tmp_path: Path) -> None:
+    """With six seconds for each fsync a nonce still comes, after as many as one ceiling needs (I8)."""
+    if obstacle():
+        pytest.skip(f"NOT RUN: {obstacle()}")
+    with SQLiteStore(tmp_path / "nonces.db") as store:
+        last = NonceProvider(store, KEY).next()
+        synced = store.read(fingerprint(KEY)).synced
+    with Children() as children:
+        child = children.script(DRAW, tmp_path / "nonces.db")
+        child.wait_for("ready")
+        while time.time_ns() // 1_000_000 <= synced:
+            time.sleep(0.1)
+        slow = "inject=fdatasync,fsync:delay_exit=6000000"
+        command = ["strace", "-f", "-p", str(child.pid), "-o", str(tmp_path / "notes")]
+        command += ["-e", "trace=fdatasync,fsync", "-e", slow]
+        with subprocess.Popen(command, stderr=subprocess.PIPE) as tracer:
+            assert tracer.stderr is not None
+            assert b"attached" in tracer.stderr.readline()
+            child.tell()
+            assert int(child.line()) > last
+            tracer.terminate()
+    assert (tmp_path / "notes").read_text().count("DELAYED") <= 6

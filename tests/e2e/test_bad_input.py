@@ -24,6 +24,7 @@ from persistent_nonce import (
     kraken,
     open_store,
 )
+from persistent_nonce.arguments import check_label, seconds_argument
 from persistent_nonce.errors import (
     ConfigurationError,
     NonceError,
@@ -34,7 +35,7 @@ from persistent_nonce.errors import (
     StoreVersionError,
     UnitMismatchError,
 )
-from persistent_nonce.state import check_label, fingerprint, seconds_argument
+from persistent_nonce.state import fingerprint
 from persistent_nonce.stores.memory import MemoryStore
 from tests.support.commands import listing, run
 

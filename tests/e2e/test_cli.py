@@ -105,6 +105,7 @@ def test_calls(ran: Runner) -> None:
         "waited",
         "took",
         "outcome",
+        "reference",
         "pid",
     ]
     assert "AddOrder" in newest
@@ -397,6 +398,21 @@ def test_set_tier_none(ran: Runner) -> None:
     """The tier `none` lets calls go without a counter."""
     assert ran("set-tier", "main", "none").code == 0
     assert "  counter    none; calls 0 s apart" in ran("show").out.splitlines()
+
+
+def test_set_tier_with_headroom(ran: Runner) -> None:
+    """`--headroom` leaves a part of the tier's counter to others, and room for any call; it is that of a tier."""
+    assert ran("set-tier", "main", "pro", "--headroom", 5).code == 0
+    (key,) = ran("show", "main", "--json").data["keys"]
+    assert (key["counter"]["burst"], key["counter"]["tier"]) == (15, "pro")
+    for wrong in (
+        ("pro", "--headroom", 19),
+        ("--headroom", 5),
+        ("none", "--headroom", 5),
+    ):
+        code, _, error = ran("set-tier", "main", *wrong)
+        assert code == 2
+        assert len(error.splitlines()) == 1
 
 
 def test_set_tier_options(ran: Runner) -> None:

@@ -26,6 +26,7 @@ from persistent_nonce import (
     SQLiteStore,
     errors,
 )
+from persistent_nonce.adapters.account import Account, Answer
 from persistent_nonce.clock import SECOND
 from persistent_nonce.state import Changed, KeyState, fingerprint
 from tests.e2e.test_secrets import KEY, MARKS, SECRET
@@ -64,6 +65,12 @@ def _refused(stage: Stage) -> None:
     for attempt in gate.attempts("AddOrder"):
         with attempt:
             raise InvalidNonceError(f"API-Key {fingerprint(KEY)}")
+
+
+def _unanswered(stage: Stage) -> None:
+    refusal = {"error": ["EGeneral:Permission denied"]}
+    key = fingerprint(KEY)
+    Account(stage.store, key, lambda *_: Answer(refusal, 1), lambda: 0.0).verify()
 
 
 def _reentry(stage: Stage) -> None:
@@ -149,6 +156,7 @@ def _damaged(stage: Stage) -> None:
 #: How each error comes about; the base classes alone are raised by nobody, but for StoreError.
 WAYS: Final[dict[str, Callable[[Stage], object]]] = {
     "InvalidNonceError": _refused,
+    "ExchangeError": _unanswered,
     "NonceRangeError": lambda stage: stage.nonces.raise_floor(2**63),
     "ConfigurationError": lambda stage: NonceProvider(stage.store, KEY, unit="h"),
     "UnitMismatchError": lambda stage: NonceProvider(stage.store, KEY, unit="s").next(),

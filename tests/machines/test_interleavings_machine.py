@@ -31,6 +31,10 @@ class Volatile:
             self.disk = Disk(clock)
         return DiskStore(self.disk)
 
+    def end(self, store: Store) -> None:
+        """Do what a program does at its end."""
+        store.close()
+
     def crash(self, store: Store) -> None:
         """End the session."""
         cast("DiskStore", store).end()

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from persistent_nonce.state import KeyState
-from persistent_nonce.stores import writer
+from persistent_nonce.stores import opening
 from persistent_nonce.stores.writer import Writer
 from tests.support.power_workload import Cuts, begin, take_over, work
 
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.timeout(900)  # a guard for a deep run; else seconds
 def checkpoints() -> Iterator[None]:
     """Have SQLite write its log back several times in a short work."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "_CHECKPOINT", 8)
+        patch.setattr(opening, "_CHECKPOINT", 8)
         yield
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from persistent_nonce import CallGate, GateTimeoutError, SQLiteStore
 from persistent_nonce.clock import SECOND
+from persistent_nonce.errors import StoreUnavailableError
 from tests.support import databases
 from tests.support.callers import GUARD, Book, Caller, Refused, until, work
 from tests.support.processes import Children
@@ -40,6 +41,15 @@ def line_up(store: SQLiteStore, gate: CallGate, *callers: Caller) -> None:
     for caller in callers:
         caller.ask("Balance")
         until(partial(queued, store, gate, caller.pid), "a place in the queue")
+
+
+def shows_life(store: SQLiteStore) -> bool:
+    """Whether a store can still be used."""
+    try:
+        store.keys()
+    except StoreUnavailableError:
+        return False
+    return True
 
 
 # --- one in flight
@@ -360,6 +370,67 @@ def test_a_thread_that_dies(store: SQLiteStore, gate: CallGate) -> None:
     state = store.read(gate.key)
     assert (state.queue, state.running) == ((), None)
     assert not store.session().live
+
+
+def test_a_store_closed_in_a_call(path: Path, children: Children) -> None:
+    """Who closes a store lets nobody into its calls: they go on and are recorded, new ones are refused (I5)."""
+    store, other = SQLiteStore(path), Caller(children, path)
+    gate = CallGate(store, KEY, min_interval=0.0)
+    begun = []
+
+    def wait() -> None:
+        with gate.call("Ledgers") as call:
+            begun.append(call.nonce)
+
+    waiting = threading.Thread(target=wait)
+    with gate.call("AddOrder") as call:
+        waiting.start()
+        until(lambda: queued(store, gate, os.getpid()), "a thread to wait")
+        store.close()
+        store.close()
+        refused = other.enter_or_not("Balance", timeout=0.5)
+        assert isinstance(refused, Refused), "two calls are in flight"
+        assert refused.error == GateTimeoutError.__name__
+        with pytest.raises(StoreUnavailableError, match="is closed"):
+            gate.call("Balance").__enter__()
+    waiting.join(GUARD)
+    assert other.enter("Balance") > begun[0] > call.nonce
+    other.leave()
+    until(lambda: not shows_life(store), "the store to be closed")
+    with SQLiteStore(path) as again:
+        ended = [(record.method, record.outcome) for record in again.calls()]
+    assert ended == [("Balance", "ok"), ("Ledgers", "ok"), ("AddOrder", "ok")]
+
+
+def test_a_process_that_ends_in_a_call(path: Path, children: Children) -> None:
+    """A process on its way out, whose thread is still in its call, lets nobody in before it is gone (I5; A19)."""
+    source = (
+        "import atexit, sys, threading\n"
+        "from persistent_nonce import CallGate, SQLiteStore\n"
+        "def last():\n"  # an exit's hook of an import before ours comes after it
+        "    print('closed', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "atexit.unregister(sys.modules['persistent_nonce.stores.sqlite']._close_all)\n"
+        "atexit.register(last)\n"
+        "atexit.register(sys.modules['persistent_nonce.stores.sqlite']._close_all)\n"
+        "gate = CallGate(SQLiteStore(sys.argv[1]), sys.argv[2], min_interval=0.0)\n"
+        "begun = threading.Event()\n"
+        "def call():\n"
+        "    with gate.call('AddOrder'):\n"
+        "        begun.set()\n"
+        "        threading.Event().wait()\n"
+        "threading.Thread(target=call, daemon=True).start()\n"
+        "begun.wait()\n"
+    )
+    other, ending = Caller(children, path), children.script(source, path, KEY)
+    ending.wait_for("closed")
+    refused = other.enter_or_not("Balance", timeout=0.5)
+    assert isinstance(refused, Refused), "two calls are in flight"
+    assert refused.error == GateTimeoutError.__name__
+    ending.tell()
+    assert ending.end() == 0
+    assert other.enter("Balance") > 0
+    other.leave()
 
 
 def test_records_are_trimmed(store: SQLiteStore, gate: CallGate) -> None:

@@ -101,3 +101,78 @@ def test_use_from_a_signal_handler(tmp_path: Path) -> None:
         assert "in use by this very thread; no nonce was issued" in said
         assert child.line() == "True True"
         assert child.end() == 0
+
+
+def test_interrupted_forks(tmp_path: Path) -> None:
+    """Wherever in a fork an interrupt strikes, other threads go on, and the next children draw (I8; A15, A18)."""
+    source = (
+        "import os, random, signal, sys, threading\n"
+        "from persistent_nonce.provider import NonceProvider\n"
+        "from persistent_nonce.stores import forks\n"
+        "from persistent_nonce.stores.sqlite import SQLiteStore\n"
+        "sys.unraisablehook = lambda found: None\n"  # Python passes over what a hook of a fork raises
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "provider = NonceProvider(SQLiteStore(sys.argv[1], timeout=5), 'key', unit='ns')\n"
+        "chance, drawn = random.Random(3), [provider.next()]\n"
+        "draw = lambda: drawn.append(provider.next())\n"
+        "for number in range(1000):\n"
+        "    try:\n"
+        "        try:\n"
+        "            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 2e-3))\n"
+        "            if not os.fork():\n"
+        "                os._exit(0)\n"
+        "        finally:\n"
+        "            signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+        "    try:\n"
+        "        while True:\n"
+        "            os.waitpid(-1, 0)\n"
+        "    except ChildProcessError:\n"
+        "        pass\n"
+        "    if number % 20 == 0:\n"
+        "        thread = threading.Thread(target=draw)\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "if not os.fork():\n"
+        "    print('child', provider.next() > drawn[-1], flush=True)\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+        "print(len(set(drawn)), forks.under_way, flush=True)\n"
+    )
+    with Children() as children:
+        child = children.script(source, tmp_path / "nonces.db")
+        assert child.line() == "child True"
+        assert child.line() == "51 []"
+        assert child.end() == 0
+
+
+def test_interrupted_closes(tmp_path: Path) -> None:
+    """Wherever in a close an interrupt strikes, the store opens again in the same process, and goes on (I2; A18)."""
+    source = (
+        "import random, signal, sys\n"
+        "from persistent_nonce.provider import NonceProvider\n"
+        "from persistent_nonce.stores.sqlite import SQLiteStore\n"
+        "signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
+        "chance, last, struck, longest = random.Random(5), 0, 0, 2e-3\n"
+        "for number in range(300):\n"
+        "    store = SQLiteStore(sys.argv[1], timeout=60)\n"
+        "    nonce = NonceProvider(store, 'key', unit='ns').next()\n"
+        "    assert nonce > last, (number, nonce, last)\n"
+        "    last = nonce\n"
+        "    try:\n"
+        "        try:\n"
+        "            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, longest))\n"
+        "            store.close()\n"
+        "        finally:\n"
+        "            signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "            longest = max(1e-4, longest * 0.97)\n"
+        "    except KeyboardInterrupt:\n"
+        "        struck, longest = struck + 1, min(0.1, longest * 1.1)\n"
+        "    store.close()\n"
+        "print('struck', struck > 20)\n"
+    )
+    with Children() as children:
+        child = children.script(source, tmp_path / "nonces.db")
+        child.wait_for("struck True")
+        assert child.end() == 0

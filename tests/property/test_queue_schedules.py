@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from persistent_nonce import rules
+from persistent_nonce import order, rules
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.state import Changed, KeyState, Outcome, Turn, Waiting
 from tests.support.waiting_room import HOLD, Caller, WaitingRoom
@@ -170,13 +170,13 @@ def anyone_may_start(patch: pytest.MonkeyPatch) -> None:
 @fault
 def last_come_first_served(patch: pytest.MonkeyPatch) -> None:
     """I7: the order within a priority is turned round."""
-    patch.setattr(rules, "_order", lambda c: (c.late, -c.priority, -c.ticket))
+    patch.setattr(order, "_order", lambda c: (c.late, -c.priority, -c.ticket))
 
 
 @fault
 def priorities_are_ignored(patch: pytest.MonkeyPatch) -> None:
     """I7: an urgent call waits like others."""
-    patch.setattr(rules, "_order", lambda c: (c.late, 0, c.ticket))
+    patch.setattr(order, "_order", lambda c: (c.late, 0, c.ticket))
 
 
 @fault

@@ -20,7 +20,17 @@ from persistent_nonce.stores.sessions import process_state
 from tests.support.processes import Children
 from tests.support.workers import KEY, say
 
-__all__ = ["GUARD", "Book", "Caller", "Refused", "Steady", "Visit", "until", "work"]
+__all__ = [
+    "GUARD",
+    "Book",
+    "Caller",
+    "Nameless",
+    "Refused",
+    "Steady",
+    "Visit",
+    "until",
+    "work",
+]
 
 #: Seconds after which a test gives up: a guard, more than ten times what the library promises.
 GUARD: Final = 30.0
@@ -45,12 +55,21 @@ class Steady(SystemClock):
         return self._begin + time.monotonic_ns()
 
 
+class Nameless(SystemClock):
+    """The machine's clock, on a system that does not tell its boot."""
+
+    def boot(self) -> str | None:
+        """Return no boot."""
+        return None
+
+
 # --- one call at a time, at a test's command
 
 
-def serve(path: str) -> None:
+def serve(path: str, nameless: bool = False) -> None:
     """Make the calls that are asked for, a line each; in a call, wait for another line to end it."""
-    gate = CallGate(SQLiteStore(path), KEY, min_interval=0.0)
+    clock = Nameless() if nameless else SystemClock()
+    gate = CallGate(SQLiteStore(path, clock=clock), KEY, min_interval=0.0)
     say("ready")
     for line in sys.stdin:
         method, options = json.loads(line)
@@ -71,10 +90,16 @@ class Refused(NamedTuple):
 
 
 class Caller:
-    """A process with one call at a time, which begins and ends when the test says so."""
+    """A process with one call at a time, which begins and ends when the test says so.
 
-    def __init__(self, children: Children, path: Path) -> None:
-        self._child = children.call(serve, path)
+    Args:
+        nameless: whether its clock does not tell the boot.
+    """
+
+    def __init__(
+        self, children: Children, path: Path, *, nameless: bool = False
+    ) -> None:
+        self._child = children.call(serve, path, nameless)
         self.pid = self._child.pid
         self._child.wait_for("ready")
 
@@ -86,6 +111,11 @@ class Caller:
         """Return what the process says next: the nonce of the call it is in, "out", or an error of ours."""
         said = json.loads(self._child.line())
         return Refused(*said) if isinstance(said, list) else said
+
+    def enter_or_not(self, method: str, **options: Any) -> Any:
+        """Have a call wanted, and return its nonce, or the error of ours that it ended in."""
+        self.ask(method, **options)
+        return self.answer()
 
     def enter(self, method: str, **options: Any) -> int:
         """Have a call begun, and return its nonce."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from persistent_nonce import NonceProvider, SQLiteStore
-from persistent_nonce.stores import rows
+from persistent_nonce.stores import rows, schema
 from persistent_nonce.stores.lock import StoreLock
 from persistent_nonce.stores.place import open_beside
 
@@ -29,15 +29,15 @@ def _migrate(path: str) -> None:
         states = [rows.decode(row) for row in found]
         connection.execute("DELETE FROM keys")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(rows, "SCHEMA", rows.SCHEMA + 1)
+            patch.setattr(schema, "SCHEMA", schema.SCHEMA + 1)
             for state in states:
                 rows.write_row(connection.execute, (), state)
-        connection.execute(f"PRAGMA user_version = {rows.SCHEMA + 1}")
+        connection.execute(f"PRAGMA user_version = {schema.SCHEMA + 1}")
         connection.execute("COMMIT")
 
 
 def use_newer(path: str, key: str) -> int:
     """Take a nonce with the next version."""
-    rows.SCHEMA += 1  # type: ignore[misc]  # what the next version says of itself
+    schema.SCHEMA += 1  # type: ignore[misc]  # what the next version says of itself
     with SQLiteStore(path) as store:
         return NonceProvider(store, key).next()

@@ -48,6 +48,13 @@ class Files:
         self._open.remove(crashed)
         self._crashed.append(crashed)
 
+    def end(self, store: Store) -> None:
+        """Do what a program does at its end, and the kernel after it: a session with calls lives until then."""
+        ended = cast("SQLiteStore", store)
+        ended._quit()
+        ended._presence.abandon()
+        self._open.remove(ended)
+
     def arm(self, store: Store, point: int) -> None:
         """Let the process of `store` end before statement number `point` of its next transactions."""
         writer = cast("SQLiteStore", store)._writer
@@ -74,9 +81,9 @@ class Files:
 
     def close(self) -> None:
         """Close everything and remove the directory."""
-        for store in self._open:
+        for store in [*self._open]:
             store._pending.clear()
-            store.close()
+            self.end(store)
         for store in self._crashed:
             store._writer.close()
             store._reader.close()

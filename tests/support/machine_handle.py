@@ -28,6 +28,9 @@ class Place(Protocol):
     def crash(self, store: Store) -> None:
         """Do what the kernel does when the process of `store` is gone."""
 
+    def end(self, store: Store) -> None:
+        """Do what a program does at its end, and the kernel after it."""
+
     def arm(self, store: Store, point: int) -> None:
         """Let the process of `store` end at a point of its next transaction."""
 
@@ -162,4 +165,4 @@ class Handle:
 
     def close(self) -> None:
         """Give back everything held, as at the end of a program."""
-        self._observed(self._living().close, None)
+        self._observed(partial(self._world.place.end, self._living()), None)

@@ -6,14 +6,17 @@ import random
 import sqlite3
 from collections import Counter
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
+from unittest.mock import patch
 
 from persistent_nonce import nonces
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import NonceError, NonceRangeError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Changed, KeyState
+from persistent_nonce.stores import connections, sessions
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.clocks import StillClock
 from tests.support.power_images import Trace, image
@@ -36,6 +39,11 @@ def work(directory: Path, *, boot: str | None = "first boot") -> Trace:
 
 def _open(trace: Trace, clock: StillClock) -> SQLiteStore:
     return SQLiteStore(trace.directory / trace.database, clock=clock)
+
+
+def _start_in(fields: list[str], *, life: int) -> int:
+    """Stand for `sessions._start`: as if the process had begun at another time in each life."""
+    return int(fields[19]) + life if fields else 0
 
 
 def _issue(trace: Trace, store: SQLiteStore, count: int, *keys: str) -> None:
@@ -104,6 +112,8 @@ def take_over(directory: Path, kill: int) -> tuple[Trace, range]:
                 clock.advance(6)  # beyond the ceiling
                 _issue(trace, store, 2, "steady")
         died, trace.fatal = len(trace.events), None
+        connections._used.clear()  # the memory of who is dead
+        connections._kept.clear()
         with _open(trace, clock) as store:
             _issue(trace, store, 2, "steady")
             places = range(died, len(trace.events) + 1)
@@ -127,6 +137,7 @@ class Cuts:
         self.broken: list[str] = []
         self._scratch = scratch
         self._boots = boots
+        self._life = 0
 
     def cut(self, trace: Trace, place: int, seed: int, *, again: bool = False) -> None:
         """Cut the power before the `place`-th event, and `again` during the recovery from that; then recover."""
@@ -160,7 +171,13 @@ class Cuts:
         clock = StillClock(name=f"boot of {name}" if self._boots else None)
         clock.now -= _HOUR
         good = True
-        with recorded(directory) as trace:
+        # Files that are put in place of others speak for nobody, but the process of their sessions is this very one.
+        self._life += 1_000
+        start = partial(_start_in, life=self._life)
+        with (
+            patch.object(sessions, "_start", start),
+            recorded(directory) as trace,
+        ):
             try:
                 with _open(trace, clock) as store:
                     for key in promised or _KEYS:

@@ -105,9 +105,14 @@ class Child:
 
 
 class Children:
-    """The child processes of a test, reaped at its end."""
+    """The child processes of a test, reaped at its end.
 
-    def __init__(self) -> None:
+    Args:
+        inside: a command that runs the one behind it, elsewhere.
+    """
+
+    def __init__(self, *inside: str) -> None:
+        self._inside = inside
         self._children: list[Child] = []
 
     def call(self, function: Callable[..., object], *arguments: object) -> Child:
@@ -120,7 +125,8 @@ class Children:
         return self._start(["-c", source, *map(str, arguments)])
 
     def _start(self, arguments: list[str]) -> Child:
-        child = Child([sys.executable, *arguments], dict(os.environ))
+        command = [*self._inside, sys.executable, *arguments]
+        child = Child(command, dict(os.environ))
         self._children.append(child)
         return child
 

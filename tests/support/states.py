@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from persistent_nonce.clock import SECOND, Now, nanoseconds
-from persistent_nonce.state import KeyState, Rate, Running, Waiting
+from persistent_nonce.state import (
+    CallRecord,
+    KeyState,
+    Outcome,
+    Rate,
+    Running,
+    Waiting,
+)
 
 __all__ = [
     "BOOT",
@@ -14,6 +21,7 @@ __all__ = [
     "WALL",
     "at",
     "fresh",
+    "recorded",
     "running",
     "waiting",
 ]
@@ -87,4 +95,35 @@ def running(
         since=now.mono,
         until=now.mono + HOLD,
         waited=0,
+    )
+
+
+def recorded(
+    id: str = "a",
+    *,
+    nonce: int = 1,
+    now: Now | None = None,
+    took: float | None = 0.0,
+    outcome: Outcome = "unknown",
+    reference: str = "cl_ord_id=A1",
+    method: str = "AddOrder",
+    serial: int = 0,
+) -> CallRecord:
+    """Return the record of a call that began at `now` and took so many seconds, None if nobody saw its end."""
+    now = now or at()
+    return CallRecord(
+        id=id,
+        key=KEY,
+        session="S",
+        method=method,
+        cost=0,
+        nonce=nonce,
+        at=now.wall,
+        waited=0,
+        took=None if took is None else nanoseconds(took),
+        outcome=outcome,
+        serial=serial,
+        since=now.mono,
+        boot=now.boot,
+        reference=reference,
     )

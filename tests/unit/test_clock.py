@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import time
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
-from persistent_nonce.clock import SECOND, SYSTEM_CLOCK, SystemClock, nanoseconds
+from persistent_nonce import clock
+from persistent_nonce.clock import (
+    SECOND,
+    SYSTEM_CLOCK,
+    SystemClock,
+    namespace_offset,
+    nanoseconds,
+)
 
 
 def test_readings_are_nanoseconds_of_the_system() -> None:
@@ -38,6 +46,53 @@ def test_boot(
 
     monkeypatch.setattr(builtins, "open", fake)
     assert SystemClock().boot() == expected
+
+
+_OFFSETS: Final = "monotonic        1000         5\nboottime          -3 999999999\n"
+
+
+@pytest.mark.parametrize(
+    ("namespace", "content", "expected"),
+    [
+        ("time:[4026531834]", _OFFSETS, (0, 0)),  # the one the machine began with
+        ("time:[4026532999]", _OFFSETS, (1000 * SECOND + 5, -3 * SECOND + 999_999_999)),
+        ("time:[4026532999]", "", (0, 0)),
+        ("time:[4026532999]", None, (0, 0)),
+        (None, _OFFSETS, (0, 0)),  # a kernel without them
+    ],
+)
+def test_time_namespace(
+    namespace: str | None,
+    content: str | None,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A time namespace sets clocks ahead, or back, by what the kernel says."""
+
+    def link(path: str) -> str:
+        if namespace is None:
+            raise FileNotFoundError
+        return namespace
+
+    def fake(*_: Any, **__: Any) -> io.StringIO:
+        if content is None:
+            raise PermissionError
+        return io.StringIO(content)
+
+    monkeypatch.setattr(os, "readlink", link)
+    monkeypatch.setattr(builtins, "open", fake)
+    found = namespace_offset("monotonic"), namespace_offset("boottime")
+    assert found == expected
+
+
+def test_clock_of_a_time_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The monotonic reading is the machine's in every time namespace, and unchanged outside of them (I5)."""
+    monkeypatch.setattr(clock, "namespace_offset", {"monotonic": 1000 * SECOND}.get)
+    before = time.monotonic_ns()
+    mono = clock._monotonic()()
+    assert before <= mono + 1000 * SECOND <= time.monotonic_ns()
+    monkeypatch.setattr(clock, "namespace_offset", {"monotonic": 0}.get)
+    assert clock._monotonic() is time.monotonic_ns
 
 
 def test_boot_stays_the_same() -> None:

@@ -51,6 +51,7 @@ def test_tree() -> None:
     )
     assert parents == {
         "InvalidNonceError": "NonceError",
+        "ExchangeError": "NonceError",
         "NonceRangeError": "NonceError",
         "ConfigurationError": "NonceError",
         "UnitMismatchError": "ConfigurationError",

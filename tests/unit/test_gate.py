@@ -10,6 +10,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -33,6 +35,7 @@ from persistent_nonce.messages import waits_for
 from persistent_nonce.state import Change, Changed, KeyState, Outcome
 from persistent_nonce.steps import Steps
 from persistent_nonce.stores.memory import MemoryStore
+from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.simulated import Hands
 
 KEY: Final = "the public part of a key"
@@ -238,6 +241,143 @@ def test_what_only_the_library_can_know(gate: CallGate, outcome: Outcome) -> Non
         call.settle(outcome)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("", ""),
+        ("EOrder:Insufficient funds", "EOrder:Insufficient funds"),
+        ("x" * 201, "x" * 200),
+        ("EOrder:\ud800", "EOrder:?"),
+        ("é\U0001f600", "é\U0001f600"),
+    ],
+    ids=ascii,
+)
+def test_what_the_exchange_said(
+    gate: CallGate, store: Spied, said: str, kept: str
+) -> None:
+    """Its error is on record, as far as it fits and can be written; the last word of a body holds."""
+    with gate.call("AddOrder") as call:
+        call.settle("unknown", "at first")
+        call.settle("error", said)
+    (record,) = store.calls()
+    assert (record.outcome, record.said) == ("error", kept)
+
+
+def test_half_a_character_stops_nobody(tmp_path: Path) -> None:
+    """JSON may hold half a character; in an error of the exchange it costs neither the reply nor the key (I9)."""
+    with closing(SQLiteStore(tmp_path / "nonces.db")) as store:
+        gate = CallGate(store, KEY, min_interval=0)
+        with gate.call("AddOrder") as call:
+            call.settle("error", "EOrder:\ud800")
+            call.back_off("\udfff", 0.001)
+        with gate.call("AddOrder") as call:
+            pass
+        assert [record.said for record in store.calls()] == ["", "EOrder:?"]
+        assert store.read(gate.key).reason == "?"
+
+
+def test_a_body_asks_for_a_back_off(
+    gate: CallGate, store: Spied, clock: Hands, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a body asks of the key holds from the call's end on, for all processes, with its reason."""
+    with gate.call("AddOrder") as call:
+        call.back_off("first", 5)
+        call.back_off("limited", 10, until=clock.wall() / SECOND + 20)
+        assert state_of(store).not_before == 0
+        clock.forward(1)
+    assert recovery.rest(state_of(store), store.now(), 99) == 19 * SECOND
+    assert "backs off for 19.0 s: limited" in caplog.text
+    other = Process(store)
+    with pytest.raises(LockedOutError, match="limited"):
+        other.wants("CancelOrder", priority=99, timeout=18.9)
+    assert other.clean
+    assert not Process(store).wants("CancelOrder", timeout=19.1).inside
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seconds": -1},
+        {"seconds": float("nan")},
+        {"seconds": "10"},
+        {"seconds": True},
+        {"seconds": 10**9},
+        {"until": -1},
+        {"until": float("inf")},
+        {"until": 2**63},
+        {"until": None},
+        {"most": -1},
+        {"most": 10**9},
+    ],
+    ids=str,
+)
+def test_unusable_back_offs(
+    gate: CallGate, store: Spied, wrong: dict[str, Any]
+) -> None:
+    """A back-off that cannot be is refused; the call, and what was asked before, stay as they were."""
+    with gate.call("Balance") as call:
+        call.settle("error", "no")
+        call.back_off("limited", 10)
+        with pytest.raises(ConfigurationError):
+            call.back_off("wrong", **{"seconds": 5} | wrong)
+    (record,) = store.calls()
+    assert (record.outcome, record.said) == ("error", "no")
+    assert recovery.rest(state_of(store), store.now(), 0) == 10 * SECOND
+    assert state_of(store).reason == "limited"
+
+
+def test_a_back_off_outside_a_call(gate: CallGate) -> None:
+    """Only a call that has begun can ask anything of its key."""
+    with pytest.raises(ConfigurationError, match="not begun"):
+        gate.call("Balance").back_off("limited", 10)
+
+
+def test_a_back_off_s_time_may_be_the_last(gate: CallGate, store: Spied) -> None:
+    """The latest time that can be kept is a back-off of a day, with its reason cut to what fits."""
+    with gate.call("Balance") as call:
+        call.back_off("x" * 300, 0, until=2**63 // SECOND)
+    assert recovery.rest(state_of(store), store.now(), 0) == 86_400 * SECOND
+    assert state_of(store).reason == "x" * 200
+
+
+def test_only_the_success_that_ends_refusals_heals(
+    gate: CallGate, store: Spied, clock: Hands
+) -> None:
+    """A call knows whether its success ended a row of refused nonces."""
+    healed = []
+    for outcome in ("ok", "invalid_nonce", "unknown", "ok", "ok"):
+        with gate.call("Balance") as call:
+            call.settle(outcome)
+            assert not call.healed
+        healed.append(call.healed)
+        clock.forward(60)
+    assert healed == [False, False, False, True, False]
+
+
+def test_a_reference_is_kept_with_the_record(gate: CallGate, store: Spied) -> None:
+    """The caller's own id of what a call places is on record from its start, and at its end."""
+    with gate.call("AddOrder", durable=True, reference="cl_ord_id=A1"):
+        assert [call.reference for call in store.calls()] == ["cl_ord_id=A1"]
+    with next(gate.attempts("AddOrder", reference="userref=7")):
+        pass
+    with gate.call("AddOrder"):
+        pass
+    kept = [call.reference for call in store.calls()]
+    assert kept == ["", "userref=7", "cl_ord_id=A1"]
+
+
+@pytest.mark.parametrize(
+    "reference", ["two\nlines", " a", "x" * 65, "\ud800", 7], ids=ascii
+)
+def test_unusable_references(gate: CallGate, store: Spied, reference: Any) -> None:
+    """A reference that cannot be kept is refused when the call is made, and nothing is lost."""
+    with pytest.raises(ConfigurationError):
+        gate.call("AddOrder", reference=reference)
+    with pytest.raises(ConfigurationError):
+        next(gate.attempts("AddOrder", reference=reference))
+    assert store.updates == 0
+
+
 def test_a_call_that_was_not_sent(gate: CallGate, store: Spied) -> None:
     """Its nonce is burnt, and the next call has a greater one."""
     with gate.call("Balance") as unsent:
@@ -296,7 +436,7 @@ def test_an_inherited_call(
             with pytest.raises(ForkedCallError, match=f"process {mine}"):
                 use()
         call.__del__()
-        gate._store.update("0" * 16, lambda state, now: Changed(state))
+        gate.store.update("0" * 16, lambda state, now: Changed(state))
         assert state_of(store) == before
     call.__exit__(None, None, None)
     assert outcomes(store) == ["ok"]

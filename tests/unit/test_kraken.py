@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from enum import Enum, IntEnum
+from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -136,93 +139,144 @@ def test_reading_methods(method: str) -> None:
     assert not kraken.changes(method)
 
 
-@pytest.mark.parametrize(
-    "entry",
-    ["EAPI:Invalid nonce", "eapi:invalid nonce", "EAPI:INVALID NONCE"],
-)
-def test_invalid_nonce_in_any_case(entry: str) -> None:
-    """The refusal is recognised in any case of letters, alone and among others."""
-    assert kraken.is_invalid_nonce([entry])
-    assert kraken.is_invalid_nonce(["WGeneral:Slow", entry])
+# --- headroom
+
+
+@pytest.mark.parametrize("tier", list(kraken.TIERS))
+def test_headroom(tier: str) -> None:
+    """More headroom leaves as much less to spend at once, down to the dearest call, and drains as before."""
+    maximum = kraken.TIERS[tier].maximum
+    for headroom in (0, 1, 5, maximum - 2):
+        rate = kraken.rate(tier, headroom)
+        assert rate.burst == maximum - headroom
+        assert (rate.every, rate.tier) == (1 / kraken.TIERS[tier].decay, tier)
+    assert kraken.rate(tier, maximum - 2).burst == kraken.cost("Ledgers")
+
+
+@pytest.mark.parametrize("headroom", [-1, 14, 1.5, True, "1", None], ids=repr)
+def test_unusable_headroom(headroom: Any) -> None:
+    """No room for the dearest call, or what is no whole number, is refused."""
+    with pytest.raises(ConfigurationError, match="headroom"):
+        kraken.rate("starter", headroom)
+
+
+# --- the caller's own ids
+
+
+class Named(str, Enum):  # noqa: UP042 - StrEnum is told as it is sent
+    """Ids as some programs keep them: `str()` of one is not what is sent."""
+
+    GRID = "A1"
+
+
+class Numbered(IntEnum):
+    """The same for numbers."""
+
+    GRID = 7
 
 
 @pytest.mark.parametrize(
-    "errors",
-    [[], ["EAPI:Invalid key"], ["EAPI:Invalid signature"], ["WAPI:Invalid nonce"]],
-)
-def test_not_an_invalid_nonce(errors: list[str]) -> None:
-    """Other refusals of the API, a warning and silence are no invalid nonce."""
-    assert not kraken.is_invalid_nonce(errors)
-
-
-def test_warnings_are_no_errors() -> None:
-    """Only an entry that is not a warning makes a reply an error."""
-    assert not kraken.is_error([])
-    assert not kraken.is_error(["WGeneral:Danger", "WOrder:Slow"])
-    assert kraken.is_error(["WGeneral:Danger", "EOrder:Insufficient funds"])
-    assert kraken.is_error(["something else"])
-
-
-@pytest.mark.parametrize(
-    ("expected", "entries"),
+    ("data", "expected"),
     [
-        ("ok", ["WGeneral:Danger"]),
-        ("invalid_nonce", ["EAPI:Invalid nonce"]),
-        (
-            "error",
-            [
-                "EAPI:Invalid key",
-                "EAPI:Invalid signature",
-                "EAPI:Bad request",
-                "EAPI:Rate limit exceeded",
-                "EAuth:Rate limit exceeded",
-                "EGeneral:Too many requests",
-                "EGeneral:Permission denied",
-                "EGeneral:Unknown method",
-                "EGeneral:Invalid arguments:volume",
-                "EGeneral:Temporary lockout",
-                "EService: Throttled: 1716000000",
-                "EService:Throttled",
-                "EService:Deadline elapsed",
-                "EService:Market in cancel_only mode",
-                "EService:Market in post_only mode",
-                "EOrder:Rate limit exceeded",
-                "EOrder:Insufficient funds",
-                "EQuery:Unknown asset pair",
-            ],
-        ),
-        (
-            "unknown",
-            [
-                "EService:Unavailable",
-                "EService:Busy",
-                "EService:Timeout",
-                "EGeneral:Internal error",
-                "EGeneral:Internal error:7",
-                "EService:NeverHeardOf",
-                "ENeverHeardOf:anything",
-                "",
-            ],
-        ),
+        ({}, ""),
+        ({"pair": "XBTUSD"}, ""),
+        ({"cl_ord_id": "A1"}, "cl_ord_id=A1"),
+        ({"cl_ord_id": "x" * 36}, f"cl_ord_id={'x' * 36}"),
+        ({"cl_ord_id": UUID(int=7)}, f"cl_ord_id={UUID(int=7)}"),
+        ({"cl_ord_id": 12}, "cl_ord_id=12"),
+        ({"cl_ord_id": "a=b/c"}, "cl_ord_id=a=b/c"),
+        ({"userref": 7}, "userref=7"),
+        ({"userref": -7}, "userref=-7"),
+        ({"userref": "7"}, "userref=7"),
+        ({"cl_ord_id": "A1", "userref": 7}, "cl_ord_id=A1"),
+        ({"cl_ord_id": "", "userref": 7}, "userref=7"),
     ],
+    ids=str,
 )
-def test_outcome(expected: str, entries: list[str]) -> None:
-    """Each documented error has its meaning, in any case; the others are in doubt."""
-    for entry in entries:
-        assert (entry, kraken.outcome([entry])) == (entry, expected)
-        assert kraken.outcome([entry.upper()]) == expected
+def test_reference(data: dict[str, Any], expected: str) -> None:
+    """The id of an order is its client order id, or else its number."""
+    assert kraken.reference("AddOrder", data) == expected
 
 
 @pytest.mark.parametrize(
-    ("errors", "expected"),
+    "data",
     [
-        ([], "ok"),
-        (["WGeneral:Danger", "EOrder:Insufficient funds"], "error"),
-        (["EOrder:Insufficient funds", "EAPI:Invalid nonce"], "invalid_nonce"),
-        (["EAPI:Invalid nonce", "EService:Busy"], "unknown"),
-        (["EService:Busy", "EAPI:Invalid nonce", "WGeneral:Danger"], "unknown"),
+        {"cl_ord_id": "x" * 37},
+        {"cl_ord_id": "a b"},
+        {"cl_ord_id": "a\n"},
+        {"cl_ord_id": "é"},
+        {"cl_ord_id": None},
+        {"userref": "x"},
+        {"userref": "+7"},
+        {"userref": " 7"},
+        {"userref": "\u0667"},
+        {"userref": 10**10},
+        {"userref": 7.0},
+        {"userref": True},
+        {"userref": None},
     ],
+    ids=repr,
 )
-def test_the_most_doubtful_entry_decides(errors: list[str], expected: str) -> None:
-    """Of several entries the one that promises least is believed."""
-    assert kraken.outcome(errors) == expected
+def test_no_reference(data: dict[str, Any]) -> None:
+    """What the exchange does not take as an id is not looked for."""
+    assert kraken.reference("AddOrder", data) == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"userref": "007"}, "userref=7"),
+        ({"userref": "-07"}, "userref=-7"),
+        ({"userref": Numbered.GRID}, "userref=7"),
+        ({"cl_ord_id": Named.GRID}, "cl_ord_id=A1"),
+        ({"cl_ord_id": b"A1"}, ""),
+        ({"cl_ord_id": ["A1"]}, ""),
+        ({"cl_ord_id": ("A1",)}, ""),
+        ({"cl_ord_id": {"A1": 1}}, ""),
+        ({"cl_ord_id": b"A1", "userref": 7}, "userref=7"),
+    ],
+    ids=str,
+)
+def test_a_reference_is_what_the_exchange_will_tell(
+    data: dict[str, Any], expected: str
+) -> None:
+    """An id is kept as it is sent and told, or not at all: one kept otherwise would be looked for in vain."""
+    assert kraken.reference("AddOrder", data) == expected
+
+
+@pytest.mark.parametrize("zero", [0, "0", "-0", "000"], ids=repr)
+def test_zero_is_no_reference(zero: Any) -> None:
+    """Orders that were given no number have 0."""
+    assert kraken.reference("AddOrder", {"userref": zero}) == ""
+
+
+@pytest.mark.parametrize(
+    ("validate", "only"),
+    [
+        (True, True),
+        ("true", True),
+        ("TRUE", True),
+        (1, True),
+        ("1", True),
+        ("yes", True),
+        (False, False),
+        ("false", False),
+        ("False", False),
+        (0, False),
+        ("0", False),
+        (None, False),
+        ("", False),
+    ],
+    ids=repr,
+)
+def test_an_order_that_is_only_checked(validate: Any, only: bool) -> None:
+    """What places nothing has no order to be looked up."""
+    data = {"userref": 7, "validate": validate}
+    assert kraken.reference("AddOrder", data) == ("" if only else "userref=7")
+
+
+def test_who_only_reads_has_no_reference() -> None:
+    """The id that a question names is not one that it places; any other method may place it."""
+    assert kraken.reference("OpenOrders", {"userref": 7}) == ""
+    assert kraken.reference("QueryOrders", {"cl_ord_id": "A1"}) == ""
+    assert kraken.reference("NeverHeardOf", {"userref": 7}) == "userref=7"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
@@ -20,6 +21,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import MaxRetryError, NewConnectionError, ProtocolError
 from urllib3.util import Retry
+from urllib3.util.retry import RequestHistory
 
 from persistent_nonce import Recovery, errors, gate, kraken, passage, steps
 from persistent_nonce.adapters import base, limits
@@ -275,8 +277,9 @@ def test_the_caller_s_dict_is_untouched(
     data = dict(given)
     client.query_private("Balance", data)
     assert data == given
-    assert all(post.data == given | {"nonce": post.nonce} for post in wire.posts)
-    assert len(wire.posts) == 2
+    own, verifying = wire.posts[:2], wire.posts[2:]
+    assert all(post.data == given | {"nonce": post.nonce} for post in own)
+    assert [post.method for post in verifying] == ["GetApiKeyInfo"]
 
 
 def test_an_overridden_query_still_works(store: Spied, wire: Wire) -> None:
@@ -297,6 +300,37 @@ def test_an_overridden_query_still_works(store: Spied, wire: Wire) -> None:
     assert paths == ["/0/private/Balance"]
     assert told > wire.nonces[0]
     assert outcomes(store) == ["ok", "ok"]
+
+
+def test_a_query_that_sends_again_is_seen(store: Spied, wire: Wire) -> None:
+    """A `_query` of the program's own that calls ours twice may have had the first sending executed."""
+
+    class Twice(API):
+        def _query(self, urlpath: str, *args: Any, **kwargs: Any) -> Any:
+            super()._query(urlpath, *args, **kwargs)
+            return super()._query(urlpath, *args, **kwargs)
+
+    def told(answer: Any) -> Callable[[Post], Any]:
+        def one(_: Post) -> Any:
+            limits._of_thread.limit.uses(SimpleNamespace(sock=None))
+            return answer
+
+        return one
+
+    wire.answers = [told(ok()), told(REFUSED)]
+    client = connect(Twice(KEY, SECRET, store=store), wire)
+    assert client.query_private("AddOrder") == REFUSED
+    assert outcomes(store) == ["unknown"]
+    assert len(wire.posts) == 2
+
+
+def test_each_thread_has_its_own_response(client: API) -> None:
+    """Krakenex reads the reply from `response`, which another thread of a shared object must not change."""
+    client.response = "mine"
+    other = threading.Thread(target=setattr, args=(client, "response", "another's"))
+    other.start()
+    other.join()
+    assert client.response == "mine"
 
 
 def test_the_reply_is_read_and_kept_as_krakenex_does(client: API, wire: Wire) -> None:
@@ -358,6 +392,8 @@ def test_cost_priority_and_durability_are_the_method_s(
         "cost": kraken.cost(method),
         "priority": kraken.priority(method),
         "durable": kraken.changes(method),
+        "reference": "",
+        "timeout": None,
     }
 
 
@@ -488,12 +524,13 @@ def test_a_refused_nonce_is_tried_again_with_a_greater_one(
     wire.answers = [{"error": [text]}, ok("second")]
     begun = clock.mono()
     assert client.query_private("AddOrder", {"pair": "X"})["result"] == "second"
-    first, second = wire.posts
+    first, second = wire.posts[:2]
     assert second.nonce - first.nonce >= 60_000
     assert 2.0 <= (clock.mono() - begun) / 1e9 < 3.0
     assert second.data == first.data | {"nonce": second.nonce}
     assert second.headers["API-Sign"] != first.headers["API-Sign"]
-    assert outcomes(store) == ["invalid_nonce", "ok"]
+    assert outcomes(store) == ["invalid_nonce", "ok", "ok"]
+    assert [post.method for post in wire.posts[2:]] == ["GetApiKeyInfo"]
     assert store.read(fingerprint(KEY)).refusals == 0
 
 
@@ -525,7 +562,7 @@ def test_a_client_without_an_opinion_follows_the_key_s_attempts(
     wire.answers = [REFUSED] * 4
     client = connect(API(KEY, SECRET, store=store), wire)
     assert client.query_private("Balance") == ok()
-    assert outcomes(store)[1:] == ["invalid_nonce"] * 4 + ["ok"]
+    assert outcomes(store)[1:-1] == ["invalid_nonce"] * 4 + ["ok"]
 
 
 @pytest.mark.parametrize("when", ["in flight", "while it waits"])
@@ -583,6 +620,289 @@ def test_a_reply_in_hand_is_returned_when_the_end_cannot_be_stored(
     store.failure = None
     client.query_private("AddOrder")
     assert outcomes(store) == ["ok", "ok"]
+
+
+# --- bytes that left more than once
+
+
+def _resent(how: str) -> Callable[[Post], requests.Response]:
+    """Return a refusal that answers the second sending of a request."""
+
+    def answer(_: Post) -> requests.Response:
+        told = reply(REFUSED)
+        if how == "redirect":
+            told.history = [reply("", 307)]
+        elif how == "adapter of the program":
+            history = (RequestHistory("POST", "/", None, 502, None),)
+            told.raw = SimpleNamespace(retries=Retry(3, history=history))
+        else:
+            for _again in range(2):
+                limits._of_thread.limit.uses(SimpleNamespace(sock=None))
+        return told
+
+    return answer
+
+
+@pytest.mark.parametrize("how", ["redirect", "adapter of the program", "connection"])
+def test_a_refusal_of_a_second_sending_is_in_doubt(
+    how: str, client: API, store: Spied, wire: Wire
+) -> None:
+    """A refused nonce in reply to bytes that left twice is returned and in doubt: no other try, no jump (I10)."""
+    wire.answers = [_resent(how)]
+    assert client.query_private("AddOrder", {"cl_ord_id": "A1"}) == REFUSED
+    assert len(wire.posts) == 1
+    assert outcomes(store) == ["unknown"]
+    state = store.read(fingerprint(KEY))
+    assert (state.refusals, state.nonce) == (0, wire.nonces[0])
+    (doubt,) = client.in_doubt()
+    assert (doubt.cl_ord_id, doubt.nonce) == ("A1", wire.nonces[0])
+    (call,) = store.calls()
+    assert call.said == "EAPI:Invalid nonce"
+
+
+@pytest.mark.parametrize("how", ["redirect", "adapter of the program", "connection"])
+def test_only_a_refused_nonce_is_doubted_for_that(
+    how: str, client: API, store: Spied, wire: Wire
+) -> None:
+    """Any other reply to a second sending means what it says, and the next call is judged by itself."""
+
+    def good(post: Post) -> requests.Response:
+        told = _resent(how)(post)
+        told._content = b'{"error": [], "result": {}}'
+        return told
+
+    wire.answers = [good, _resent(how), REFUSED, ok("again")]
+    client.query_private("AddOrder")
+    client.query_private("AddOrder")
+    assert client.query_private("AddOrder")["result"] == "again"
+    assert outcomes(store)[:4] == ["ok", "unknown", "invalid_nonce", "ok"]
+
+
+def test_one_request_of_its_own_adapter_is_a_first_sending(
+    client: API, store: Spied, wire: Wire
+) -> None:
+    """A reply whose adapter names no retries, and one request noted, is an ordinary refusal."""
+
+    def answer(_: Post) -> requests.Response:
+        told = reply(REFUSED)
+        told.raw = SimpleNamespace(retries=Retry(3))
+        limits._of_thread.limit.uses(SimpleNamespace(sock=None))
+        return told
+
+    wire.answers = [answer]
+    assert client.query_private("Balance") == ok()
+    assert outcomes(store) == ["invalid_nonce", "ok", "ok"]
+
+
+# --- what is asked once a refusal is healed
+
+
+def test_a_healed_refusal_is_verified_once(
+    client: API, store: Spied, wire: Wire
+) -> None:
+    """After the first success that follows refusals one GetApiKeyInfo is sent; the next calls send none."""
+    told = {"nonce": "1", "nonceWindow": 5}
+    wire.answers = [REFUSED, REFUSED, ok("mine"), ok(told)]
+    assert client.query_private("Balance")["result"] == "mine"
+    client.query_private("Balance")
+    sent = [post.method for post in wire.posts]
+    assert sent == ["Balance"] * 3 + ["GetApiKeyInfo", "Balance"]
+    assert "5 ticks" in store.read(fingerprint(KEY)).diagnosis
+
+
+def test_another_call_s_success_verifies_too(store: Spied, wire: Wire) -> None:
+    """Whoever's success ends the refusals asks, though it was another client's call that was refused."""
+    patient = connect(API(KEY, SECRET, store=store), wire)
+    patient.query_private("Balance")
+    wire.answers = [REFUSED, requests.exceptions.ReadTimeout("slow")]
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        patient.query_private("Balance")
+    other = connect(API(KEY, SECRET, store=store), wire)
+    other.query_private("TradeBalance")
+    sent = [post.method for post in wire.posts[3:]]
+    assert sent == ["TradeBalance", "GetApiKeyInfo"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"error": ["EGeneral:Permission denied"]},
+        {"error": ["EService:Unavailable"]},
+        {"error": [], "result": {}},
+        "<html>",
+        reply("<html>", 502),
+        requests.exceptions.ReadTimeout("slow"),
+        requests.exceptions.ConnectTimeout("down"),
+        RuntimeError("of a session hook"),
+    ],
+    ids=repr,
+)
+def test_a_verification_that_fails_disturbs_nobody(
+    answer: Any, client: API, store: Spied, wire: Wire
+) -> None:
+    """Whatever becomes of the question, the caller has its own reply, and its own response on the client."""
+    own = reply(ok("mine"))
+    wire.answers = [REFUSED, own, answer]
+    assert client.query_private("AddOrder")["result"] == "mine"
+    assert client.response is own
+    assert [post.method for post in wire.posts[2:]] == ["GetApiKeyInfo"]
+    assert outcomes(store)[:2] == ["invalid_nonce", "ok"]
+    assert not store.read(fingerprint(KEY)).closed
+
+
+def test_a_refused_verification_is_not_verified(
+    client: API, store: Spied, wire: Wire
+) -> None:
+    """A question that is refused itself is not asked again: somebody waits for the reply in hand."""
+    wire.answers = [REFUSED, ok("mine"), REFUSED, ok({"nonce": "1", "nonceWindow": 0})]
+    assert client.query_private("Balance")["result"] == "mine"
+    sent = [post.method for post in wire.posts]
+    assert sent == ["Balance"] * 2 + ["GetApiKeyInfo"]
+
+
+def test_verify(client: API, store: Spied, wire: Wire) -> None:
+    """The client asks about its key with a nonce of its own, and follows a higher floor."""
+    wire.answers = [
+        lambda post: ok({"nonce": str(post.nonce + 5_000), "nonceWindow": 0})
+    ]
+    findings = client.verify()
+    assert [finding.about for finding in findings if finding.wrong] == ["floor"]
+    client.query_private("Balance")
+    first, second = wire.nonces
+    assert second == first + 5_001
+
+
+# --- calls in doubt
+
+
+def test_only_the_caller_s_own_id_is_recorded(
+    client: API, store: Spied, wire: Wire
+) -> None:
+    """Of a call's data nothing is kept but the id of its order (I11)."""
+    data = {"pair": "XBTUSD", "volume": "1.2345", "price": 37_501, "otp": "998877"}
+    client.query_private("AddOrder", {**data, "cl_ord_id": "A1"})
+    client.query_private("AddOrder", {**data, "userref": 7})
+    client.query_private("AddOrder", {**data, "cl_ord_id": "A2", "validate": True})
+    client.query_private("QueryOrders", {"cl_ord_id": "A3", "txid": "O-998877"})
+    calls = store.calls()[::-1]
+    assert [c.reference for c in calls] == ["cl_ord_id=A1", "userref=7", "", ""]
+    kept = repr(calls) + repr(store.read(fingerprint(KEY)))
+    for value in (*data.values(), "A2", "A3"):
+        assert str(value) not in kept
+
+
+@pytest.mark.parametrize("id", ["a/b", "//", "=", "!~", "x" * 36])
+def test_no_id_of_an_order_stands_in_its_way(
+    id: str, client: API, store: Spied, wire: Wire
+) -> None:
+    """Whatever the exchange may take as an id is sent, and on record."""
+    assert client.query_private("AddOrder", {"cl_ord_id": id}) == ok()
+    assert wire.posts[0].data["cl_ord_id"] == id
+    assert [call.reference for call in store.calls()] == [f"cl_ord_id={id}"]
+
+
+def test_reconcile(client: API, store: Spied, wire: Wire, clock: StillClock) -> None:
+    """An order in doubt is looked up through the gate, two lists and the time, and never sent again."""
+    wire.answers = [reply("<html>", 502)]
+    with pytest.raises(requests.exceptions.HTTPError):
+        client.query_private("AddOrder", {"cl_ord_id": "A1"})
+    wire.answers = [ok({"open": {}}), ok({"closed": {}, "count": 0})]
+    (doubt,) = client.reconcile()
+    assert doubt.outcome == "unknown"
+    clock.advance(120)
+    wire.answers = [ok({"open": {}}), ok({"closed": {}, "count": 0})]
+    (doubt,) = client.reconcile()
+    assert (doubt.outcome, doubt.cl_ord_id) == ("not_executed", "A1")
+    assert client.in_doubt() == []
+    sent = [post.method for post in wire.posts]
+    assert sent == ["AddOrder"] + ["OpenOrders", "ClosedOrders"] * 2
+    assert wire.nonces == sorted(set(wire.nonces))
+
+
+@pytest.mark.parametrize(
+    "told", [{"error": ["EService:Unavailable"]}, {"error": [], "result": {}}, None]
+)
+def test_reconcile_without_the_exchange_s_time(
+    told: Any, client: API, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exchange that does not tell its time does not tell what became of an order."""
+    wire.answers = [requests.exceptions.ReadTimeout("slow")]
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        client.query_private("AddOrder", {"cl_ord_id": "A1"})
+    monkeypatch.setattr(wire, "get", lambda *_, **__: reply(told))
+    with pytest.raises(errors.ExchangeError, match="Time"):
+        client.reconcile()
+    assert [doubt.outcome for doubt in client.in_doubt()] == ["unknown"]
+
+
+@pytest.mark.parametrize("ask", ["verify", "reconcile"])
+def test_a_question_that_was_not_sent_is_ours_and_krakenex_s(
+    ask: str, client: API, store: Spied, wire: Wire
+) -> None:
+    """A question of a closed key is not sent: its error is a ConnectTimeout too, and nothing is settled."""
+    wire.answers = [requests.exceptions.ReadTimeout("slow")]
+    with pytest.raises(requests.exceptions.ReadTimeout):
+        client.query_private("AddOrder", {"cl_ord_id": "A1"})
+    close_key(store)
+    with pytest.raises(KeyClosedError, match="closed by another") as caught:
+        getattr(client, ask)()
+    assert isinstance(caught.value, ConnectTimeout)
+    assert len(wire.posts) == 1
+    assert outcomes(store) == ["unknown"]
+
+
+@pytest.mark.parametrize("ask", ["verify", "in_doubt", "reconcile"])
+def test_a_question_without_a_store_is_ours_and_krakenex_s(
+    ask: str, monkeypatch: pytest.MonkeyPatch, wire: Wire
+) -> None:
+    """Where the default store cannot be opened, no question is sent, and the error is a ConnectTimeout too (I9)."""
+
+    def broken() -> Any:
+        raise errors.StorePermissionError("not yours", "chown it")
+
+    monkeypatch.setattr(base, "_shared", [])
+    monkeypatch.setattr(base, "open_store", broken)
+    client = connect(API(KEY, SECRET), wire)
+    with pytest.raises(errors.StorePermissionError, match="not yours") as caught:
+        getattr(client, ask)()
+    assert isinstance(caught.value, ConnectTimeout)
+    assert not wire.posts
+
+
+# --- back-offs
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("EAPI:Rate limit exceeded", 10),
+        ("EGeneral:Temporary lockout", 900),
+        ("EAPI:Invalid key", 5),
+        ("EGeneral:Invalid arguments:volume", 1),
+        ("EOrder:Rate limit exceeded", 0),
+        ("EOrder:Insufficient funds", 0),
+        ("EService:Busy", 0),
+    ],
+)
+def test_what_a_reply_asks_of_the_key(
+    told: str, seconds: int, client: API, store: Spied, wire: Wire
+) -> None:
+    """An error is passed on unchanged and recorded; a call that cannot wait for the back-off's end is not sent."""
+    wire.answers = [{"error": [told]}]
+    assert client.query_private("AddOrder") == {"error": [told]}
+    (call,) = store.calls()
+    assert call.said == told
+    state, now = store.read(fingerprint(KEY)), store.now()
+    assert max(0, state.not_before - now.wall) == seconds * 1_000_000_000
+    hurried = connect(API(KEY, SECRET, store=store, gate_timeout=0.5), wire)
+    if not seconds:
+        assert hurried.query_private("CancelOrder") == ok()
+        return
+    with pytest.raises(errors.LockedOutError) as caught:
+        hurried.query_private("CancelOrder")
+    assert isinstance(caught.value, ConnectTimeout)
+    assert told in str(caught.value)
+    assert len(wire.posts) == 1
 
 
 # --- not sent

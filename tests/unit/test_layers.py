@@ -18,9 +18,22 @@ ROOT: Final = Path(__file__).parents[2]
 #: The modules of each layer, lowest layer first. A package stands for what is in it, but for modules with an entry of
 #: their own; "" is the package itself.
 LAYERS: Final = (
-    ("errors", "clock", "steps"),
+    ("errors", "clock", "steps", "arguments"),
     ("state",),
-    ("rules", "records", "nonces", "recovery", "settings", "kraken", "stores.base"),
+    (
+        "rules",
+        "order",
+        "records",
+        "nonces",
+        "recovery",
+        "settings",
+        "kraken",
+        "replies",
+        "doubt",
+        "verification",
+        "findings",
+        "stores.base",
+    ),
     ("stores",),
     ("provider", "gate", "calls", "passage", "messages"),
     ("adapters", "testing"),

@@ -140,7 +140,9 @@ def test_a_refusal_a_jump_and_a_back_off_are_logged(
         rf"Balance of key {KEY}: nonce \d+ refused, 1 in a row", refused
     )
     assert jump == f"key {KEY} jumps to {store.read(KEY).nonce}"
-    assert re.fullmatch(rf"key {KEY} backs off for [012]\.\d s", back_off)
+    assert re.fullmatch(
+        rf"key {KEY} backs off for [012]\.\d s: refused nonce \d+", back_off
+    )
     caplog.clear()
     with ours.call("Balance"):
         pass

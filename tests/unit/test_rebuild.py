@@ -27,7 +27,7 @@ from persistent_nonce.errors import (
 from persistent_nonce.gate import CallGate
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import MAX_NONCE, UNITS, Changed, KeyState, fingerprint
-from persistent_nonce.stores import place, rows
+from persistent_nonce.stores import place, schema
 from persistent_nonce.stores import rebuild as module
 from persistent_nonce.stores.marks import path_of
 from persistent_nonce.stores.rebuild import Rebuilt, rebuild
@@ -266,11 +266,13 @@ def test_foreign_and_newer_databases_are_left(path: Path) -> None:
 
 STEPS: tuple[tuple[object, str], ...] = (
     (os, "replace"),
-    (os, "truncate"),
+    (os, "fsync"),
+    (os, "unlink"),
     (place, "create_database"),
     (place, "sync"),
-    (rows, "migrate"),
-    (module, "_mark"),
+    (schema, "migrate"),
+    (module, "replace_marks"),
+    (module, "_put_in_place"),
     (module, "_build"),
 )
 
@@ -309,6 +311,149 @@ def test_death_at_any_step(
     rebuild(path, shared=False)
     goes_on_above(path, last)
     assert not list(path.parent.glob("*.new*"))
+
+
+def test_order_in_which_things_reach_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The marks are on the disk before the log goes, its end before the new database comes (I4; fault A7).
+
+    So that a power cut leaves the old database as a whole, or one that its marks refuse, or the new one.
+    """
+    use(path)
+    with open(path_of(path), "r+b") as file:
+        file.write(b"damage")
+    done: list[str] = []
+
+    def watch(name: str, told: Callable[..., object]) -> None:
+        real = getattr(os, name)
+
+        def act(*given: object) -> object:
+            done.append(f"{name} {told(*given)}")
+            return real(*given)
+
+        monkeypatch.setattr(os, name, act)
+
+    def of(descriptor: int) -> str:
+        return Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+
+    watch("replace", lambda old, _: Path(old).name)
+    watch("unlink", lambda file: Path(file).name)
+    watch("fsync", of)
+    assert rebuild(path, shared=False) is not None
+    place_ = path.parent.name
+    end = [
+        "fsync nonces.db.marks.new",
+        "replace nonces.db.marks.new",
+        f"fsync {place_}",
+        "unlink nonces.db-wal",
+        "unlink nonces.db-shm",
+        f"fsync {place_}",
+        "replace nonces.db.new",
+        f"fsync {place_}",
+    ]
+    assert done[-len(end) :] == end
+
+
+def test_unfinished_is_finished(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed one has built is put in place, with all that only the lost log knew; new keys since too (I3)."""
+    last = use(path)
+    pid = os.fork()
+    if not pid:
+        try:
+            SQLiteStore(path).update(
+                fingerprint("two"),
+                lambda state, _: Changed(state._replace(closed=True, diagnosis="why")),
+            )
+        finally:
+            os.kill(os.getpid(), 9)
+    os.waitpid(pid, 0)
+    path_of(path).write_bytes(b"damage" * 20)
+
+    def die(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_put_in_place", die)
+        with pytest.raises(SystemExit):
+            rebuild(path, shared=False)
+    for suffix in ("-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink()
+    with SQLiteStore(path) as newcomer:
+        for key in KEYS:
+            with pytest.raises(StoreRolledBackError):
+                NonceProvider(newcomer, key).next()
+        new = NonceProvider(newcomer, "new")
+        last[new.key] = new.next()
+    rebuilt = done(path)
+    assert {key.state.key for key in rebuilt.keys} == set(last)
+    assert [key.state.diagnosis for key in rebuilt.keys if key.state.closed] == ["why"]
+    assert not list(path.parent.glob("*.new*"))
+    with SQLiteStore(path) as mended:
+        with pytest.raises(KeyClosedError, match="why"):
+            NonceProvider(mended, "two").next()
+        for key in ("one", "three", "new"):
+            provider = NonceProvider(mended, key)
+            assert provider.next() > last[provider.key]
+
+
+def rows_twice(path: Path, damaged: bool) -> tuple[int, int]:
+    """Leave two rows of a key, the newer one first, and perhaps damaged; return the nonces of both."""
+    with SQLiteStore(path) as store:
+        provider = NonceProvider(store, "one")
+        older = provider.next()
+        with closing(sqlite3.connect(path, isolation_level=None)) as hand:
+            hand.execute("CREATE TABLE of_then AS SELECT * FROM keys")
+            newer = provider.raise_floor(older + 300_000)
+            hand.execute("CREATE TABLE of_now AS SELECT * FROM keys")
+    with closing(sqlite3.connect(path, isolation_level=None)) as hand:
+        if damaged:
+            hand.execute("UPDATE of_now SET nonce = nonce - 1024")
+        hand.execute("DROP TABLE keys")
+        hand.execute("ALTER TABLE of_now RENAME TO keys")
+        hand.execute("INSERT INTO keys SELECT * FROM of_then")
+        hand.execute("DROP TABLE of_then")
+    path_of(path).unlink()
+    return older, newer
+
+
+def test_newest_of_two_rows(path: Path) -> None:
+    """Where damage left two rows of a key, it goes on above the newer one, wherever that lies (I1, I10; fault A11)."""
+    older, newer = rows_twice(path, damaged=False)
+    (key,) = done(path).keys
+    assert key.before is not None
+    assert key.before.nonce == newer > older
+    with SQLiteStore(path) as store:
+        assert NonceProvider(store, "one").next() > newer
+
+
+def test_damaged_row_beside_an_older_one(path: Path) -> None:
+    """An older row beside a damaged one does not tell the last nonce: without a mark the key is closed (I9; A11)."""
+    _, newer = rows_twice(path, damaged=True)
+    (key,) = done(path).keys
+    assert key.before is None
+    with SQLiteStore(path) as store:
+        provider = NonceProvider(store, "one")
+        with pytest.raises(KeyClosedError, match="raise-floor"):
+            provider.next()
+        provider.raise_floor(newer)
+        assert provider.next() > newer
+
+
+def test_unknown_key_stays_closed(path: Path) -> None:
+    """A key whose last nonce nobody knows is closed by the next recover too, also if its row is lost then (I9)."""
+    use(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE keys SET nonce = 5 WHERE label = 'two label'")
+    path_of(path).unlink()
+    done(path)
+    path.unlink()
+    rebuilt = done(path)
+    assert [key.state.closed for key in rebuilt.keys if not key.mark] == [True]
+    with SQLiteStore(path) as store:
+        with pytest.raises(KeyClosedError, match="raise-floor"):
+            NonceProvider(store, "two").next()
+        assert NonceProvider(store, "one").next()
 
 
 @given(

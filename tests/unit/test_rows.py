@@ -10,7 +10,7 @@ import pytest
 
 from persistent_nonce.errors import StoreCorruptError, StoreVersionError
 from persistent_nonce.state import MAX_NONCE, KeyState, Running, Turn, Waiting
-from persistent_nonce.stores import rows
+from persistent_nonce.stores import rows, schema
 
 KEY = "0123456789abcdef"
 PLAIN = KeyState(KEY)
@@ -38,7 +38,7 @@ FULL = MARKED._replace(
 def connection() -> Iterator[sqlite3.Connection]:
     """Yield a database with our schema, in memory."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
-    rows.migrate(connection)
+    schema.migrate(connection)
     yield connection
     connection.close()
 
@@ -124,7 +124,7 @@ def test_swapped_columns_are_found() -> None:
 def test_row_of_another_schema_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """A row that another version of the schema has sealed is not trusted, whatever it holds (A38)."""
     row = rows.encode(MARKED, 1)
-    monkeypatch.setattr(rows, "SCHEMA", rows.SCHEMA + 1)
+    monkeypatch.setattr(schema, "SCHEMA", schema.SCHEMA + 1)
     with pytest.raises(StoreCorruptError):
         rows.decode(row)
 
@@ -160,9 +160,9 @@ def test_largest_nonce_stays_a_number(connection: sqlite3.Connection) -> None:
 
 def test_version_of_our_database(connection: sqlite3.Connection) -> None:
     """A database that was set up says its version; an empty one is version 0."""
-    assert rows.version(connection) == rows.SCHEMA
+    assert schema.version(connection) == schema.SCHEMA
     empty = sqlite3.connect(":memory:")
-    assert rows.version(empty) == 0
+    assert schema.version(empty) == 0
     empty.close()
 
 
@@ -170,7 +170,7 @@ def test_newer_version_is_refused(connection: sqlite3.Connection) -> None:
     """A database of a newer version of the library is refused, with both numbers (A38)."""
     connection.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreVersionError, match="schema 99, this version knows 1"):
-        rows.version(connection)
+        schema.version(connection)
 
 
 @pytest.mark.parametrize(
@@ -182,5 +182,5 @@ def test_somebody_elses_database_is_refused(statement: str) -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute(statement)
     with pytest.raises(StoreCorruptError, match="not one of persistent_nonce"):
-        rows.version(connection)
+        schema.version(connection)
     connection.close()

@@ -117,7 +117,8 @@ def test_no_urgent_calls_shield_an_absent_head() -> None:
             call = waiting(id, session="u", priority=20)
             state = rules.join(state, at(max(time, start - 0.1)), call)
             state = rules.admit(state, at(start), id, hold=HOLD).state
-            assert state.running is not None
+            if state.running is None:
+                continue  # the absent one has been overtaken too often: now it alone is waited for
             end = rules.finish(state, at(start), state.running, "ok", Recovery())
             state = end.state
         time += 0.45
@@ -182,7 +183,8 @@ def test_the_diagnosis() -> None:
     nonce = at(90).wall // 10**6
     state = recovery.refuse(state, at(), running(nonce=nonce), Recovery())
     assert state.diagnosis == (
-        f"1 nonces in a row were refused, the last {nonce} in ms, 90 s ahead of the clock. Another program uses this "
-        "key, probably in a finer unit: stop it or give it a key of its own, raise the floor above its nonces, or "
+        f"1 nonces in a row were refused; the last was {nonce} in ms, 90 s ahead of the clock. Another program "
+        "has used this key with nonces still further ahead, probably in a finer unit (us, 10ns, ns): stop it, or "
+        "give it a key of its own; then set-unit to the unit it counts in, or raise-floor above its nonces, or "
         "create a new key"
     )

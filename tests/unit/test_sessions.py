@@ -34,11 +34,14 @@ def _file(directory: Path, session: FileSession) -> Path:
 
 
 def test_name_says_who_it_is(session: FileSession) -> None:
-    """A session's name begins with the process's pid and start time, and its namespace."""
-    pid, start, namespace, _ = session.name.split("-")
+    """A session's name begins with the process's pid and start time, and its namespace; its file's inode ends it."""
+    pid, start, namespace, last = session.name.split("-")
     assert pid_of(session.name) == int(pid) == os.getpid()
     assert int(start) > 0
     assert int(namespace) == os.stat("/proc/self/ns/pid").st_ino
+    file = session._path
+    assert file == file.parent / f"{session.name}.lock"
+    assert int(last[4:], 16) == file.stat().st_ino
 
 
 @pytest.mark.parametrize(("shared", "mode"), [(False, 0o600), (True, 0o660)])
@@ -109,14 +112,85 @@ def test_session_without_a_file_and_process_is_dead(
         child = children.script("pass")
         child.end()
     gone = f"{child.pid}-1-{namespace}-00000000"
-    reused = f"{pid}-{int(start) + 1}-{namespace}-00000000"
+    reused = f"{pid}-{int(start) + 2}-{namespace}-00000000"
     same = f"{pid}-{start}-{namespace}-00000000"
     assert session.dead([gone, reused, same]) == {gone, reused}
 
 
-@pytest.mark.parametrize("name", ["1-2-3-4", "nonsense", "1-2-3", "../x"])
+def _copied(directory: Path, name: str) -> str:
+    """Lay a file of a session that is not the one it was made with, as a backup put back does."""
+    (directory / f"{name}.lock").touch()
+    return name
+
+
+def test_lock_of_a_copy_says_nothing(tmp_path: Path, session: FileSession) -> None:
+    """Where a session's file was replaced, its free lock is no end: its process is asked after itself (I5; A34)."""
+    other = FileSession(tmp_path, shared=False)
+    _file(tmp_path, other).unlink()
+    _copied(tmp_path, other.name)
+    assert session.dead([other.name]) == frozenset()
+    pid, start, namespace, last = other.name.split("-")
+    reused = _copied(tmp_path, f"{pid}-{int(start) + 2}-{namespace}-{last}")
+    foreign = _copied(tmp_path, f"{pid}-{start}-1-{last}")
+    assert session.dead([other.name, reused, foreign]) == {reused}
+    # A sweep keeps what lives; of whom nobody can tell, and no row names, is in no call.
+    session.abandon()
+    assert sweep(tmp_path, lambda name: False)
+    assert [path.stem for path in tmp_path.iterdir()] == [other.name]
+    other.abandon()
+
+
+def test_process_that_is_hidden(
+    tmp_path: Path, session: FileSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that /proc does not show, but the kernel knows, is not gone; nor with no descriptor left (I5; A34)."""
+    *_, namespace, _ = session.name.split("-")
+    monkeypatch.setattr(sessions, "_stat_fields", lambda pid: [])
+    with Children() as children:
+        child = children.script("import sys; sys.stdin.read()")
+        name = f"{child.pid}-1-{namespace}-00000000"
+        assert session.dead([name]) == frozenset()
+        assert process_state(child.pid) == "unknown"
+
+        def refuse(pid: int, number: int) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "kill", refuse)
+            assert session.dead([name]) == frozenset()
+        child.kill()
+        assert session.dead([name]) == {name}
+
+
+def test_ended_process_that_nobody_has_reaped(session: FileSession) -> None:
+    """A process that has ended, and of which its parent was not told yet, is gone (I3)."""
+    *_, namespace, _ = session.name.split("-")
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    start = sessions._start(sessions._stat_fields(pid))
+    name = f"{pid}-{start}-{namespace}-00000000"
+    try:
+        assert session.dead([name]) == {name}
+    finally:
+        os.waitpid(pid, 0)
+
+
+def test_foreign_proc(session: FileSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where /proc is another namespace's, it says nothing of any process (I5)."""
+    *_, namespace, _ = session.name.split("-")
+    monkeypatch.setattr(os, "readlink", lambda path: "1")
+    names = [f"1-0-{namespace}-00000000", "1-0-0-00000000"]
+    assert session.dead(names) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "name", ["1-2-3-4", "nonsense", "1-2-3", "../x", f"{10**20}-1-N-x"]
+)
 def test_nobody_is_judged_in_doubt(session: FileSession, name: str) -> None:
     """Seen from another pid namespace, or with a name that says nothing, a session without a file is not dead (I9)."""
+    name = name.replace("N", str(os.stat("/proc/self/ns/pid").st_ino))
     assert session.dead([name]) == frozenset()
 
 

@@ -9,6 +9,7 @@ from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.testing import (
     BadGateway,
     DelayedExecution,
+    EngineLimit,
     Fault,
     Lockout,
     LostReply,
@@ -41,6 +42,14 @@ def test_no_fault_is_wasted_on_a_refused_call(client: Client) -> None:
     client.inject(Unavailable())
     assert client.error("Balance", 0) == "EAPI:Invalid nonce"
     assert client.error("Balance") == "EService:Unavailable"
+
+
+def test_the_trading_engine_s_limit_refuses_one_call(client: Client) -> None:
+    """A call that is over the engine's limit is not executed; the next one is."""
+    client.inject(EngineLimit(), method="AddOrder")
+    assert client.error("AddOrder", **LIMIT) == "EOrder:Rate limit exceeded"
+    assert client.exchange.orders(client.key) == []
+    assert client.error("AddOrder", **LIMIT) == ""
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,25 @@ def test_key_info_tells_the_nonce(client: Client) -> None:
     assert info["lastUsed"] == "1700000000"
 
 
+def test_key_info_that_does_not_count_itself(clock: Hands) -> None:
+    """Told to, GetApiKeyInfo tells the nonce and the time of the call before it, a foreign one too."""
+    exchange = Exchange(clock, counts_itself=False)
+    client = Client(exchange)
+
+    def told() -> tuple[str, str]:
+        info = client.ask("GetApiKeyInfo")["result"]
+        return info["nonce"], info["lastUsed"]
+
+    assert told() == ("0", "0")
+    clock.forward(1)
+    client.ask("Balance")
+    clock.forward(1)
+    assert told() == ("2", "1700000001")
+    client.nonce = exchange.raise_floor(client.key, to=9, by_seconds=None, unit="ms")
+    clock.forward(1)
+    assert told() == ("9", "1700000002")
+
+
 @pytest.mark.parametrize("tier", list(TIERS))
 def test_counter_of_each_tier(clock: Hands, tier: str) -> None:
     """A tier lets its maximum through at once, then one call per decayed unit."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from persistent_nonce.arguments import check_label, seconds_argument
 from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.state import (
@@ -16,10 +17,8 @@ from persistent_nonce.state import (
     KeyState,
     Rate,
     Recovery,
-    check_label,
     check_unit,
     fingerprint,
-    seconds_argument,
 )
 from tests.support.states import KEY, WALL
 

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from persistent_nonce.clock import SECOND
 from persistent_nonce.commands import facts, view
-from persistent_nonce.commands.checks import Finding
+from persistent_nonce.findings import Finding
+from persistent_nonce.records import in_doubt
 from persistent_nonce.state import CallRecord, KeyState, Outcome, Rate
 from tests.support.states import HOLD, KEY, WALL, at, fresh, running, waiting
 
@@ -340,7 +341,7 @@ def test_a_dead_process_leaves_its_call_in_doubt() -> None:
     state = used(running=running("5-1-1-a:9", session="5-1-1-a"))
     (call,) = facts.recent([], [state], at(), gone)
     assert call.outcome == "interrupted"
-    assert facts.in_doubt(call)
+    assert in_doubt(call)
 
 
 def test_a_reboot_leaves_the_call_in_doubt() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import (
+    ConfigurationError,
     KeyClosedError,
     StoreRolledBackError,
     StoreTimeoutError,
@@ -21,9 +22,12 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.nonces import issue
 from persistent_nonce.provider import NonceProvider
-from persistent_nonce.state import CallRecord, Changed, KeyState
+from persistent_nonce.settings import configure
+from persistent_nonce.state import CallRecord, Changed, KeyState, Wanted
 from persistent_nonce.stores import rows
+from persistent_nonce.stores.marks import path_of, read_marks
 from persistent_nonce.stores.sqlite import SQLiteStore
+from persistent_nonce.stores.writer import Writer
 from tests.support.clocks import StillClock
 from tests.support.workers import KEY
 
@@ -204,3 +208,94 @@ def test_row_changed_by_hand(
     for _ in range(2):
         with pytest.raises(StoreRolledBackError, match="went back"):
             provider.next()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["z" * 16, "A" * 16, "0" * 15, "0" * 17, "", "0" * 15 + "\n", "\u0660" * 16, 16],
+)
+def test_key_that_is_no_fingerprint(store: SQLiteStore, key: str) -> None:
+    """What is no fingerprint is refused before anything is written, again and again (I9).
+
+    Found by review: a row was committed of it, and a ValueError came of its mark.
+    """
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="no fingerprint"):
+            store.update(key, lambda state, now: Changed(issue(state, now)))
+    assert store.keys() == []
+    assert read_marks(path_of(store.path)) == ({}, 0)
+    with pytest.raises(ConfigurationError, match="no fingerprint"):
+        store.update(key, lambda state, _: Changed(state))
+
+
+class Slow(StillClock):
+    """A clock by which every commit that waits for the disk lasts `seconds`; it counts them."""
+
+    seconds = 0.0
+    waited = 0
+
+    def wait_for_the_disk(self) -> None:
+        """Let the time of a commit pass."""
+        self.waited += 1
+        self.advance(self.seconds)
+
+
+@pytest.mark.timeout(60)  # it went on for ever
+@pytest.mark.parametrize("unit", ["s", "ms", "ns"])
+@pytest.mark.parametrize(
+    ("seconds", "lead"), [(6.0, 900.0), (3600.0, 900.0), (0.001, 0.0)]
+)
+def test_disk_slower_than_the_ceiling_is_high(
+    path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, seconds: float, lead: float
+) -> None:
+    """A ceiling stands for the nonce it was asked for, however long the disk takes (I3, I4, I8, I10).
+
+    Found by review: each ceiling was outdated when its fsync returned, and the next was put on the disk, for ever.
+    """
+    clock = Slow()
+    real = Writer._prove
+
+    def prove(writer: Writer, *given: Any) -> int:
+        proven = real(writer, *given)
+        clock.wait_for_the_disk()
+        return proven
+
+    monkeypatch.setattr(Writer, "_prove", prove)
+    with SQLiteStore(path, clock=clock) as store:
+        provider = NonceProvider(store, KEY, unit=unit)
+        wanted = Wanted(max_lead=round(lead * SECOND))
+        store.update(provider.key, lambda state, _: Changed(configure(state, wanted)))
+        clock.seconds = seconds
+        last = 0
+        for number in range(1, 4):
+            nonce = provider.next()
+            state = store.read(provider.key)
+            assert last < nonce <= state.synced <= state.bound
+            assert clock.waited == number
+            last = nonce
+            clock.advance(10.0)
+        # What paces the calls is not held back with it (I6).
+        waited = clock.waited
+        clock.advance(2 * 3600.0)
+        store.update(
+            provider.key,
+            lambda state, now: Changed(issue(state, now)._replace(started=now.mono)),
+        )
+        assert clock.waited == waited + 1
+        assert store.read(provider.key).started == clock.mono()
+
+
+def test_row_that_never_stands_still(
+    store: SQLiteStore, provider: NonceProvider, path: Path
+) -> None:
+    """A writer that knows no lock, and changes the row in every transaction, ends it with an error (I8, I9)."""
+    with shell(path) as hand:
+
+        def change(state: KeyState, now: Now) -> Changed:
+            row = hand.execute(rows.select_row, (state.key,)).fetchone()
+            theirs = rows.decode(row)
+            rows.write_row(hand.execute, row, theirs._replace(ticket=theirs.ticket + 1))
+            return Changed(issue(state, now))
+
+        with pytest.raises(StoreUnavailableError, match="no nonce was issued"):
+            store.update(provider.key, change)

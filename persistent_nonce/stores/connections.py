@@ -1,0 +1,141 @@
+"""The connections of a store to its database: closed under the lock, or kept where that would harm another process.
+
+The last to close a WAL database unlinks `-wal` and `-shm` by name, whosever they are by then. A connection that may not
+be closed outlives its store and the interpreter: the end of a process closes files without that.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, Protocol
+
+from persistent_nonce.errors import NonceError
+from persistent_nonce.stores import forks
+from persistent_nonce.stores.failures import inherited, split
+from persistent_nonce.stores.identity import Files
+from persistent_nonce.stores.reader import Reader
+from persistent_nonce.stores.writer import Writer
+
+__all__ = ["Connections", "let_go"]
+
+
+class Closable(Protocol):
+    """A connection, or what holds one."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+#: What is open still, by the path of its database, whatever became of its store: whether it may be closed, to be
+#: asked under the lock; the error if it is in the way while it may not; the connections.
+_kept: Final[
+    dict[
+        Path,
+        list[
+            tuple[Callable[[], bool], Callable[[], NonceError | None], list[Closable]]
+        ],
+    ]
+] = {}
+
+#: What the stores of this process that are open have recorded of their files, by the path of the database.
+_used: Final[dict[Path, list[Files]]] = {}
+
+
+def let_go(path: Path) -> None:
+    """Close all that was kept of the database `path`, under its lock; raise the error of what has to stay.
+
+    All of it, before a connection is opened anew: SQLite takes one connection's locks for those of the process, and
+    those inherited were never given to it by the kernel; and it gives a new connection the `-shm` of an open one, so
+    that nothing is opened either beside a store that has lost its files.
+    """
+    if forks.torn():
+        raise inherited(path)
+    for files in _used.get(path, []):
+        if files.are_split():
+            raise split(path)
+    entries = _kept.get(path, [])
+    for entry in entries[::-1]:
+        may_be_closed, in_the_way, kept = entry
+        if may_be_closed():
+            while kept:
+                kept[-1].close()
+                kept.pop()
+            entries.remove(entry)
+        elif (error := in_the_way()) is not None:
+            raise error
+
+
+class Connections:
+    """The writing and the reading connection of a store.
+
+    Args:
+        path: the database.
+        reader: the reading one, which opens by itself.
+    """
+
+    def __init__(self, path: Path, reader: Reader) -> None:
+        self._path = path
+        self._reader = reader
+        self._writer: Writer | None = None
+        self._files = Files(path)
+
+    def open(self, files: Files, *, shared: bool) -> Writer:
+        """Open the writing connection, under the lock."""
+        pid = os.getpid()
+        self._files = files
+        self._writer = Writer(self._path, files, shared=shared)
+        if pid != os.getpid():  # a signal handler forked
+            self.give_up(rested=False)
+            raise inherited(self._path)
+        _used.setdefault(self._path, []).append(files)
+        return self._writer
+
+    def close(self) -> None:
+        """Close both, under the lock, or keep the writing one; interrupted, keep what is still open."""
+        try:
+            self._reader.close()
+            if self._writer is not None and self._files.may_be_closed():
+                self._writer.close()
+                self._writer = None
+        finally:
+            self.keep()
+
+    def keep(self) -> None:
+        """Have what is open outlive this store; the garbage collector would close it, without the lock."""
+        files, path = self._files, self._path
+        self._keep(
+            files.may_be_closed, lambda: split(path) if files.are_split() else None
+        )
+
+    def give_up(self, *, rested: bool) -> None:
+        """Keep what was inherited, in a forked child, without a call to SQLite; where a thread was inside, for ever."""
+        if self._writer is not None:
+            self._writer.forget()
+        self._keep(
+            self._files.may_be_closed if rested else bool,
+            partial(inherited, self._path),
+        )
+
+    def _keep(
+        self,
+        may_be_closed: Callable[[], bool],
+        in_the_way: Callable[[], NonceError | None],
+    ) -> None:
+        used = _used.get(self._path, [])
+        if self._files in used:
+            used.remove(self._files)
+        writer, self._writer = self._writer, None
+        reader: sqlite3.Connection | None = self._reader.forget()
+        kept: list[Closable] = [c for c in (writer, reader) if c is not None]
+        if not kept:
+            return
+        from ctypes import py_object, pythonapi  # noqa: PLC0415 - loaded before a fork
+
+        for connection in kept:  # not even the end of the interpreter frees them
+            pythonapi.Py_IncRef(py_object(connection))
+        entry = (may_be_closed, in_the_way, kept)
+        _kept.setdefault(self._path, []).append(entry)
