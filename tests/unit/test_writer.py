@@ -85,6 +85,10 @@ def test_outdated_state_is_never_returned(
     last = NonceProvider(other, KEY).next()
     assert store.update(provider.key, lambda state, _: Changed(state)).nonce == last
     assert provider.next() > last
+    # What is no nonce leaves the mark as it is, which else would tell.
+    other.update(provider.key, lambda state, _: Changed(state._replace(reason="new")))
+    unchanged = store.update(provider.key, lambda state, _: Changed(state))
+    assert unchanged.reason == "new"
 
 
 def test_call_records_are_not_written_for_an_outdated_state(
