@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -449,6 +449,23 @@ class Insistent(HTTPAdapter):
         return super().send(request, *arguments, **options)
 
 
+@contextmanager
+def behind(
+    tmp_path: Path, answer: Answer, adapter: HTTPAdapter | None
+) -> Iterator[tuple[API, KrakenSimulator]]:
+    """Put something that answers in its own way between a client, with an adapter of its own, and the exchange."""
+    with (
+        KrakenSimulator(latency=0) as exchange,
+        between(exchange.url, answer) as url,
+        SQLiteStore(tmp_path / "nonces.db") as store,
+    ):
+        api = client(exchange, exchange.add_key(), store)
+        api.uri = url
+        if adapter is not None:
+            api.session.mount("http://", adapter)
+        yield api, exchange
+
+
 def check_one_order(api: API, exchange: KrakenSimulator, sent: list[str]) -> None:
     """Check that the only call is in doubt, that it was sent as told, and that its one order is found."""
     stats = exchange.stats(api.key)
@@ -479,17 +496,10 @@ def test_a_nonce_refused_at_the_second_sending_is_no_reason_to_try_again(
     answer: Answer, adapter: HTTPAdapter | None, tmp_path: Path
 ) -> None:
     """The refusal reaches the caller as it is; nothing is sent again, no nonce jumps, and the order exists once."""
-    with (
-        KrakenSimulator(latency=0) as exchange,
-        between(exchange.url, answer) as url,
-        SQLiteStore(tmp_path / "nonces.db") as store,
-    ):
-        api = client(exchange, exchange.add_key(), store)
-        api.uri = url
-        if adapter is not None:
-            api.session.mount("http://", adapter)
+    with behind(tmp_path, answer, adapter) as (api, exchange):
         assert api.query_private("AddOrder", ORDER) == REFUSED
-        state = store.read(fingerprint(api.key))
+        with SQLiteStore(tmp_path / "nonces.db") as store:
+            state = store.read(fingerprint(api.key))
         assert (state.refusals, state.jumped_at, state.closed) == (0, 0, False)
         check_one_order(api, exchange, ["accepted", "invalid_nonce"])
 
@@ -499,14 +509,8 @@ def test_retries_of_an_ordinary_adapter_send_no_order_again(
     answer: Answer, tmp_path: Path
 ) -> None:
     """Retries that a program has set on an adapter of requests hold for what reads only: an order is sent once."""
-    with (
-        KrakenSimulator(latency=0) as exchange,
-        between(exchange.url, answer) as url,
-        SQLiteStore(tmp_path / "nonces.db") as store,
-    ):
-        api = client(exchange, exchange.add_key(), store)
-        api.uri = url
-        api.session.mount("http://", HTTPAdapter(max_retries=eager()))
+    adapter = HTTPAdapter(max_retries=eager())
+    with behind(tmp_path, answer, adapter) as (api, exchange):
         with pytest.raises(requests.RequestException):
             api.query_private("AddOrder", ORDER)
         check_one_order(api, exchange, ["accepted"])
@@ -521,15 +525,7 @@ def test_no_connection_for_the_second_sending_says_nothing_of_the_first(
     answer: Answer, adapter: HTTPAdapter | None, tmp_path: Path
 ) -> None:
     """A call that is sent again in vain was sent: it is in doubt, not "not sent"."""
-    with (
-        KrakenSimulator(latency=0) as exchange,
-        between(exchange.url, answer) as url,
-        SQLiteStore(tmp_path / "nonces.db") as store,
-    ):
-        api = client(exchange, exchange.add_key(), store)
-        api.uri = url
-        if adapter is not None:
-            api.session.mount("http://", adapter)
+    with behind(tmp_path, answer, adapter) as (api, exchange):
         with pytest.raises(requests.ConnectionError):
             api.query_private("AddOrder", ORDER)
         api.uri = exchange.url
