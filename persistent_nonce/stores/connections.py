@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from persistent_nonce.errors import NonceError
 from persistent_nonce.stores import forks
@@ -30,16 +30,22 @@ class Closable(Protocol):
         """Close it."""
 
 
-#: What is open still, by the path of its database, whatever became of its store: whether it may be closed, to be
-#: asked under the lock; the error if it is in the way while it may not; the connections.
-_kept: Final[
-    dict[
-        Path,
-        list[
-            tuple[Callable[[], bool], Callable[[], NonceError | None], list[Closable]]
-        ],
-    ]
-] = {}
+class _Kept(NamedTuple):
+    """Connections that are open still, whatever became of their store.
+
+    Attributes:
+        may_be_closed: to be asked under the lock.
+        in_the_way: the error if nothing can be opened beside them while they may not be closed.
+        connections: those not closed yet.
+    """
+
+    may_be_closed: Callable[[], bool]
+    in_the_way: Callable[[], NonceError | None]
+    connections: list[Closable]
+
+
+#: By the path of the database.
+_kept: Final[dict[Path, list[_Kept]]] = {}
 
 #: What the stores of this process that are open have recorded of their files, by the path of the database.
 _used: Final[dict[Path, list[Files]]] = {}
@@ -58,14 +64,13 @@ def let_go(path: Path) -> None:
         if files.are_split():
             raise split(path)
     entries = _kept.get(path, [])
-    for entry in entries[::-1]:
-        may_be_closed, in_the_way, kept = entry
-        if may_be_closed():
-            while kept:
-                kept[-1].close()
-                kept.pop()
-            entries.remove(entry)
-        elif (error := in_the_way()) is not None:
+    for kept in entries[::-1]:
+        if kept.may_be_closed():
+            while kept.connections:
+                kept.connections[-1].close()
+                kept.connections.pop()
+            entries.remove(kept)
+        elif (error := kept.in_the_way()) is not None:
             raise error
 
 
@@ -130,12 +135,12 @@ class Connections:
             used.remove(self._files)
         writer, self._writer = self._writer, None
         reader: sqlite3.Connection | None = self._reader.forget()
-        kept: list[Closable] = [c for c in (writer, reader) if c is not None]
-        if not kept:
+        connections: list[Closable] = [c for c in (writer, reader) if c is not None]
+        if not connections:
             return
         from ctypes import py_object, pythonapi  # noqa: PLC0415 - loaded before a fork
 
-        for connection in kept:  # not even the end of the interpreter frees them
+        for connection in connections:  # not even the end of the interpreter frees them
             pythonapi.Py_IncRef(py_object(connection))
-        entry = (may_be_closed, in_the_way, kept)
-        _kept.setdefault(self._path, []).append(entry)
+        kept = _Kept(may_be_closed, in_the_way, connections)
+        _kept.setdefault(self._path, []).append(kept)

@@ -127,8 +127,9 @@ class Reader:
             time.sleep(_RETRY)
 
     def _query(self, sql: str, arguments: tuple[Any, ...]) -> list[Any] | None:
-        if self._connection is not None:
-            return self._connection.execute(sql, arguments).fetchall()
+        connection = self._connection  # a store that ends may take it away meanwhile
+        if connection is not None:
+            return connection.execute(sql, arguments).fetchall()
         if not self.path.exists():
             refuse_loss(self.path)
             raise StoreUnavailableError(
@@ -140,8 +141,8 @@ class Reader:
                 return (
                     None  # a read would make it, for an owner who may be another user
                 )
-            self._connection = self._open("mode=ro")
-            return self._connection.execute(sql, arguments).fetchall()
+            connection = self._connection = self._open("mode=ro")
+            return connection.execute(sql, arguments).fetchall()
         before = self._seen()
         connection = self._open("mode=ro&immutable=1")
         try:

@@ -157,8 +157,8 @@ class SQLiteStore:
         """Return the time, under the lock; where the system does not tell its boot, of that which is stored."""
         boot = self._boot if self._told else self._writer.adopted_boot()
         if boot != self._boot:
-            self._boot = boot
             self._begin_session()  # nobody has seen the last one
+            self._boot = boot
         return self.now()
 
     def read(self, key: str) -> KeyState:

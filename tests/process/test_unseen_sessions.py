@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import signal
 import sqlite3
@@ -11,12 +12,14 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
+from unittest.mock import Mock
 
 import pytest
 
 from persistent_nonce import CallGate, GateTimeoutError, NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import StoreUnavailableError
+from persistent_nonce.stores import presence
 from persistent_nonce.stores.marks import path_of
 from persistent_nonce.stores.rebuild import rebuild
 from tests.support import databases
@@ -156,6 +159,26 @@ def test_who_was_not_seen_takes_the_new_name(path: Path, children: Children) -> 
             NonceProvider(third, "another key").next()
         idle.leave()
         assert {record.outcome for record in store.calls()} == {"ok"}
+
+
+def test_who_could_not_be_seen_tries_again(
+    path: Path, children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who takes another's name on a full disk, and cannot begin a session, does so at the next try (I5; A9, A34)."""
+    with SQLiteStore(path, clock=Nameless()) as idle:
+        nonces = NonceProvider(idle, KEY)
+        nonces.next()
+        clean(path)
+        other = Caller(children, path, nameless=True)
+        nonce = other.enter("Balance")
+        other.leave()
+        with monkeypatch.context() as patch:
+            full = OSError(errno.ENOSPC, "no space left")
+            patch.setattr(presence, "FileSession", Mock(side_effect=full))
+            with pytest.raises(StoreUnavailableError, match="full"):
+                nonces.next()
+        assert nonces.next() > nonce
+        assert idle._presence.current() is not None
 
 
 @NAMESPACES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from persistent_nonce import order, recovery, rules
 from persistent_nonce.clock import SECOND, Now
-from persistent_nonce.state import KeyState, Rate, Recovery, Turn
+from persistent_nonce.state import BackOff, KeyState, Rate, Recovery, Turn
 from tests.support.states import BOOT, HOLD, WALL, at, fresh, running, waiting
 
 
@@ -43,6 +43,13 @@ def test_each_monotonic_time_is_cut_by_itself() -> None:
     assert rules.clamp(state._replace(started=at(90).mono), at()) == state
     full = state._replace(tat=at(3).mono)
     assert rules.clamp(state._replace(tat=at(90).mono), at()) == full
+
+
+def test_a_counter_that_was_called_full_stays_so() -> None:
+    """What a reply said of the counter outlasts every look at the clock during the back-off (I6)."""
+    asked = BackOff("limited", 10 * SECOND, full=True)
+    state = recovery.back_off(fresh(rate=Rate(3.0, 14)), at(), asked)
+    assert rules.clamp(state, at(1)) == state
 
 
 def test_the_first_call_of_a_key_waits_for_nothing() -> None:
@@ -137,6 +144,22 @@ def test_a_call_that_was_never_sent_took_no_time() -> None:
     assert (record.outcome, record.took) == ("not_sent", 0)
 
 
+def test_a_call_keeps_its_reference() -> None:
+    """The caller's own id goes from the queue into the running call, and with it into its record."""
+    state = rules.join(fresh(), at(), waiting("a")._replace(reference="userref=7"))
+    state, started = rules.admit(state, at(), "a", hold=HOLD, durable=True)
+    assert state.running is not None
+    assert {state.running.reference, *(r.reference for r in started)} == {"userref=7"}
+
+
+def test_nothing_is_on_record_that_nobody_said() -> None:
+    """A call that ends without a word of the exchange, or dies, has none on record."""
+    state = begun("a", "b")
+    (ended,) = rules.finish(state, at(1), running("a"), "ok", Recovery()).records
+    (died,) = rules.prune(state, at(1), frozenset({"a"})).records
+    assert (ended.said, died.said) == ("", "")
+
+
 def test_the_outlook_beside_a_call_past_its_time() -> None:
     """A waiter acts as soon as the running call is past its time, not a nanosecond sooner, and from then on (I8)."""
     state = begun("a", "b")
@@ -169,6 +192,14 @@ def test_the_first_of_two_equal_back_offs_stays() -> None:
     assert recovery.lockout(state, at(), 5 * SECOND, "second") is state
 
 
+def test_a_back_off_of_nothing_is_none() -> None:
+    """A reply that asks for no time stops nobody, however long such a pause might grow, and the counter is full now."""
+    asked = BackOff("nothing", 0, most=SECOND, full=True)
+    state = recovery.back_off(fresh(rate=Rate(3.0, 14)), at(), asked)
+    assert recovery.rest(state, at(), 0) == 0
+    assert state.tat == at().mono + 14 * 3 * SECOND
+
+
 def test_a_jump_that_ended_at_a_nonce_came_before_it() -> None:
     """A refused nonce that is the mark of the last jump itself was not yet answered by a jump (I10)."""
     state = fresh()._replace(nonce=7_000, jumped_at=7_000)
@@ -187,3 +218,21 @@ def test_the_diagnosis() -> None:
         "give it a key of its own; then set-unit to the unit it counts in, or raise-floor above its nonces, or "
         "create a new key"
     )
+
+
+def test_the_diagnosis_after_one_jump() -> None:
+    """From the second refusal on it tells of the jump that did not help."""
+    state = fresh("ms")._replace(attempts=2)
+    state = recovery.refuse(state, at(), running(nonce=5), Recovery())
+    jumped = state.jumped_at
+    state = recovery.refuse(state, at(3), running(nonce=jumped + 1), Recovery())
+    assert f"refused, also after a jump to {jumped}; the last" in state.diagnosis
+
+
+def test_the_diagnosis_in_the_finest_unit() -> None:
+    """Where there is no finer unit none is suspected, nor named as the way out."""
+    state = fresh("ns")._replace(attempts=1)
+    state = recovery.refuse(state, at(), running(nonce=at().wall), Recovery())
+    assert "finer" not in state.diagnosis
+    way_out = "key of its own; then raise-floor above its nonces, or create a new key"
+    assert state.diagnosis.endswith(way_out)
