@@ -35,6 +35,7 @@ class CallGate:
         hold_timeout: seconds after which a call that has not ended is overtaken; more than any request may take.
         recovery: what is done about a refused nonce; None follows the key's own.
         default_rate: the call counter of a key for which nobody has named one.
+        default_unit: likewise; ms if this is None too.
 
     Attributes:
         key: the fingerprint of the key.
@@ -57,6 +58,7 @@ class CallGate:
         label: str | None = None,
         unit: str | None = None,
         default_rate: Rate | None = None,
+        default_unit: str | None = None,
     ) -> None:
         self.key = fingerprint(key)
         self.store = store
@@ -72,8 +74,10 @@ class CallGate:
             else nanoseconds(seconds_argument("min_interval", interval)),
             rate=rate,
             default_rate=default_rate,
+            default_unit=None if default_unit is None else check_unit(default_unit),
             attempts=None if recovery is None else recovery.attempts,
             max_lead=None if recovery is None else nanoseconds(recovery.max_lead),
+            greatest=None if recovery is None else recovery.greatest,
         )
 
     def call(

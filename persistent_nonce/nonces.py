@@ -44,24 +44,26 @@ def issue(state: KeyState, now: Now, count: int = 1) -> KeyState:
     """Take `count` nonces; the new mark is the last of them (I1, I2, I10).
 
     Raises:
-        NonceRangeError: the last of them would lie above the bound or above 2**63 - 1.
+        NonceRangeError: the last of them would lie above the bound or above the greatest that is possible.
         KeyClosedError: the key is closed.
     """
     if state.closed:
         check_open(state)
     unit = state.unit or DEFAULT_UNIT
     reading = now.wall // UNITS[unit]
-    if reading >= MAX_NONCE:  # a store that can keep no later time gives this one
+    greatest = state.greatest_nonce
+    # A store that can keep no later time than MAX_NONCE gives this one.
+    if reading >= MAX_NONCE or reading > greatest:
         raise NonceRangeError(
-            f"the clock stands beyond the last nonce of key {state.key}",
+            f"the clock stands beyond the last nonce of key {state.key}, {greatest}",
             "set the clock, or use a coarser unit for a new key",
         )
     last = max(state.nonce + 1, reading) + count - 1
     state = state.marked(unit, last, max(state.seen, reading))
     if last > reading and last > state.bound:  # what the clock shows is within it
-        if last > MAX_NONCE:
+        if last > greatest:
             raise NonceRangeError(
-                f"key {state.key} is out of nonces: {last} is above {MAX_NONCE}",
+                f"key {state.key} is out of nonces: {last} is above {greatest}",
                 "create a new key",
             )
         ahead = (last - state.seen) * state.tick / SECOND
@@ -92,11 +94,15 @@ def raise_floor(state: KeyState, now: Now, at_least: int) -> KeyState:
     Raises:
         NonceRangeError: no nonce would be left above `at_least`.
     """
-    if not 0 <= at_least < MAX_NONCE:
+    if not 0 <= at_least < state.greatest_nonce:
         raise NonceRangeError(
             f"a floor of {at_least} leaves no nonce above it",
-            f"a floor lies between 0 and {MAX_NONCE - 1}",
+            f"a floor lies between 0 and {state.greatest_nonce - 1}",
         )
+    return _raised(state, now, at_least)
+
+
+def _raised(state: KeyState, now: Now, at_least: int) -> KeyState:
     if at_least <= state.nonce:
         return state
     seen = max(state.seen, now.wall // state.tick)
@@ -119,7 +125,7 @@ def lift(state: KeyState, now: Now, unit: str | None, nonce: int) -> KeyState:
     tick = UNITS[unit or DEFAULT_UNIT]
     least = max(-(-nonce * tick // lifted.tick), lifted.nonce)
     least = max(least + _CEILING // lifted.tick, now.wall // lifted.tick)
-    lifted = raise_floor(lifted, now, min(least, MAX_NONCE - 1))
+    lifted = _raised(lifted, now, min(least, MAX_NONCE - 1))
     return lifted._replace(
         refusals=state.refusals,
         diagnosis=state.diagnosis,
@@ -158,7 +164,7 @@ def set_unit(state: KeyState, now: Now, unit: str) -> KeyState:
         synced=0,
         jumped_at=state.jumped_at * factor,
     )
-    if max(state.nonce, state.seen, now.wall // UNITS[unit]) >= MAX_NONCE:
+    if max(state.nonce, state.seen, now.wall // UNITS[unit]) >= state.greatest_nonce:
         raise NonceRangeError(
             f"the mark of key {state.key} does not fit into {unit}", "create a new key"
         )

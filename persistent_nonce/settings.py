@@ -32,13 +32,15 @@ def configure(state: KeyState, wanted: Wanted) -> KeyState:
         state = state._replace(label=wanted.label)
     if wanted[2:] == _NO_OPINION:  # as of every nonce without a gate
         return state
-    for name in ("min_interval", "attempts", "max_lead"):
+    for name in ("min_interval", "attempts", "max_lead", "greatest"):
         value, stored = getattr(wanted, name), getattr(state, name)
         if value is None or value == stored:
             continue
         if stored is not None:
             raise _contradiction(state, name)
         state = state._replace(**{name: value})
+    if wanted.default_unit is not None and state.unit is None:
+        state = state._replace(unit=wanted.default_unit)
     rate = wanted.rate or (wanted.default_rate if state.every is None else None)
     return state if rate is None else _follow(state, rate)
 
@@ -68,6 +70,7 @@ def set_tier(
     min_interval: int | None = None,
     attempts: int | None = None,
     max_lead: int | None = None,
+    greatest: int | None = None,
 ) -> KeyState:
     """Change the stored pacing of a key, for all its processes; what is None stays."""
     if rate is not None:
@@ -83,5 +86,6 @@ def set_tier(
         min_interval=state.min_interval if min_interval is None else min_interval,
         attempts=state.attempts if attempts is None else attempts,
         max_lead=state.max_lead if max_lead is None else max_lead,
+        greatest=state.greatest if greatest is None else greatest,
         turn=None,  # whoever is next may start at another time now
     )

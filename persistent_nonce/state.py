@@ -128,6 +128,7 @@ class Recovery:
         factor: each further refusal in a row jumps so many times as far.
         attempts: refusals in a row after which the key is closed; stored with the key.
         max_lead: seconds a nonce may lie ahead of the clock (I10); stored with the key.
+        greatest: the greatest nonce that the exchange takes; no jump, floor or issue goes beyond. Stored with the key.
     """
 
     jump: float = 60.0
@@ -135,6 +136,7 @@ class Recovery:
     factor: float = 10.0
     attempts: int = _DEFAULT_ATTEMPTS
     max_lead: float = _DEFAULT_MAX_LEAD / SECOND
+    greatest: int = MAX_NONCE
 
     def __post_init__(self) -> None:
         seconds_argument("Recovery.jump", self.jump)
@@ -142,6 +144,7 @@ class Recovery:
         seconds_argument("Recovery.factor", self.factor, least=1.0)
         seconds_argument("Recovery.max_lead", self.max_lead)
         whole_argument("Recovery.attempts", self.attempts, least=1, most=_MOST_ATTEMPTS)
+        whole_argument("Recovery.greatest", self.greatest, least=1, most=MAX_NONCE)
 
 
 class Wanted(NamedTuple):
@@ -152,8 +155,10 @@ class Wanted(NamedTuple):
     min_interval: int | None = None  # ns
     rate: Rate | None = None
     default_rate: Rate | None = None  # only for a key for which nobody has said one
+    default_unit: str | None = None  # likewise
     attempts: int | None = None
     max_lead: int | None = None  # ns
+    greatest: int | None = None
 
 
 class Waiting(NamedTuple):
@@ -226,6 +231,7 @@ class KeyState(NamedTuple):
     tier: str = ""
     attempts: int | None = None
     max_lead: int | None = None  # ns
+    greatest: int | None = None  # nonce that the exchange takes
     started: int = 0  # mono, when the last call started
     tat: int = 0  # mono, theoretical arrival time (GCRA, ITU-T I.371)
     not_before: int = 0  # wall, end of a back-off or lockout
@@ -262,7 +268,12 @@ class KeyState(NamedTuple):
     def bound(self) -> int:
         """The greatest nonce that may be issued as things stand (I10)."""
         lead = _DEFAULT_MAX_LEAD if self.max_lead is None else self.max_lead
-        return min(self.seen + self.offset + lead // self.tick, MAX_NONCE)
+        return min(self.seen + self.offset + lead // self.tick, self.greatest_nonce)
+
+    @property
+    def greatest_nonce(self) -> int:
+        """The greatest nonce that this store can keep, and the exchange takes."""
+        return MAX_NONCE if self.greatest is None else self.greatest
 
     @property
     def rate(self) -> Rate | None:

@@ -125,6 +125,12 @@ def set_unit(key: str, unit: str, *, as_json: bool) -> None:
     metavar="SECONDS",
     help="How far nonces may run ahead of the clock.",
 )
+@click.option(
+    "--greatest",
+    type=int,
+    metavar="N",
+    help="The greatest nonce that the exchange takes.",
+)
 @as_json
 @database
 def set_tier(
@@ -136,6 +142,7 @@ def set_tier(
     min_interval: float | None,
     attempts: int | None,
     max_lead: float | None,
+    greatest: int | None,
     as_json: bool,
 ) -> None:
     """Change the pace of KEY, for all its programs.
@@ -152,7 +159,7 @@ def set_tier(
         pace = _NO_COUNTER
     elif tier is not None:
         pace = kraken.rate(tier, *() if headroom is None else (headroom,))
-    wanted = (pace, min_interval, attempts, max_lead)
+    wanted = (pace, min_interval, attempts, max_lead, greatest)
     if all(value is None for value in wanted):
         raise click.UsageError("Name a TIER, or what else is to change.")
     change = partial(
@@ -161,6 +168,7 @@ def set_tier(
         min_interval=_given("--min-interval", min_interval),
         attempts=None if attempts is None else Recovery(attempts=attempts).attempts,
         max_lead=_given("--max-lead", max_lead),
+        greatest=None if greatest is None else Recovery(greatest=greatest).greatest,
     )
     _apply(key, change, as_json=as_json)
 

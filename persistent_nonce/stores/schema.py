@@ -34,7 +34,9 @@ _TEXT: Final = frozenset(
     ]
 )
 _DATES: Final = frozenset({"set_at", "not_before"})  # a clock may stand before 1970
-_OPTIONAL: Final = frozenset({"min_interval", "every", "attempts", "max_lead"})
+_OPTIONAL: Final = frozenset(
+    {"min_interval", "every", "attempts", "max_lead", "greatest"}
+)
 
 #: The columns of a key's row: the state's fields, how often it was written, and its check.
 COLUMNS: Final = (*KeyState._fields, "revision", "check")

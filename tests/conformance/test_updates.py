@@ -135,6 +135,7 @@ def test_every_field_comes_back(store: Store) -> None:
             burst=3,
             attempts=4,
             max_lead=5,
+            greatest=2**53 - 1,
             started=6,
             tat=7,
             not_before=-8,

@@ -374,6 +374,7 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         "set-unit k", "set-unit k minutes", "set-unit k s", "set-tier k", "set-tier k gold",
         "set-tier k --min-interval -1", "set-tier k --min-interval nan", "set-tier k --min-interval inf",
         "set-tier k --min-interval x", "set-tier k --attempts 0", "set-tier k --max-lead 1e12",
+        "set-tier k --greatest 0", f"set-tier k --greatest {2**63}",
         "set-tier k --rate -1 5", "set-tier k --rate 1 0", "set-tier k --rate 1", "set-tier k pro --rate 1 5",
         "set-tier nobody pro", "reopen nobody", "doctor x", "demo x",
     ],

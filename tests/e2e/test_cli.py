@@ -419,7 +419,9 @@ def test_set_tier_options(ran: Runner) -> None:
     """The options of `set-tier` change one setting each, and leave the tier."""
     assert ran("set-tier", "main", "pro", "--min-interval", 0.5).code == 0
     assert ran("set-tier", "main", "--attempts", 5, "--max-lead", 60).code == 0
+    assert ran("set-tier", "main", "--greatest", 2**53 - 1).code == 0
     state = ran.state()
+    assert state.greatest == 2**53 - 1
     assert (state.tier, state.interval) == ("pro", 500_000_000)
     assert (state.attempts, state.max_lead) == (5, 60_000_000_000)
     assert ran("set-tier", "main", "--rate", 0.5, 7).code == 0

@@ -101,6 +101,36 @@ def test_jump_stays_within_the_bound() -> None:
     assert nonces.jump(state, at(), 60 * SECOND).nonce == state.nonce
 
 
+def test_the_greatest_nonce_that_the_exchange_takes() -> None:
+    """Up to it nonces are issued, and neither issue, jump nor floor goes beyond (I10; faults A23)."""
+    most = WALL // 10**6 + 30_000
+    state = nonces.issue(fresh("ms")._replace(greatest=most), at())
+    jumped = nonces.jump(state, at(), 60 * SECOND)
+    assert jumped.nonce == most
+    last = nonces.issue(state, at(), 30_000)
+    assert last.nonce == most
+    for full in (jumped, last):
+        with pytest.raises(NonceRangeError, match=f"above {most}"):
+            nonces.issue(full, at())
+    with pytest.raises(NonceRangeError, match="leaves no nonce"):
+        nonces.raise_floor(state, at(), most)
+    assert nonces.issue(nonces.raise_floor(state, at(), most - 1), at()).nonce == most
+    assert nonces.issue(state, at(30)).nonce == most
+    with pytest.raises(NonceRangeError, match=f"the clock.*{most}"):
+        nonces.issue(state, at(30.001))
+
+
+def test_a_unit_beyond_the_greatest_nonce() -> None:
+    """A unit in which the clock shows more than the exchange takes is refused at once (I10; faults A23)."""
+    state = fresh()._replace(greatest=2**53 - 1)
+    assert nonces.issue(nonces.set_unit(state, at(), "us"), at()).nonce == WALL // 1_000
+    for unit in ("10ns", "ns"):
+        with pytest.raises(NonceRangeError, match="does not fit"):
+            nonces.set_unit(state, at(), unit)
+        with pytest.raises(NonceRangeError, match="the clock"):
+            nonces.issue(state._replace(unit=unit), at())
+
+
 def test_raise_floor() -> None:
     """A floor above the mark becomes the mark, opens the key, and lets the bound reach above it (I10)."""
     closed = fresh()._replace(closed=True, diagnosis="x", refusals=3, nonce=7)

@@ -137,7 +137,7 @@ def test_a_unit_in_which_the_mark_or_its_clock_does_not_fit(name: str) -> None:
         (
             lambda: reading(LAST),
             NonceRangeError,
-            f"the clock stands beyond the last nonce of key {KEY}",
+            f"the clock stands beyond the last nonce of key {KEY}, {LAST}",
             "set the clock, or use a coarser unit for a new key",
         ),
         (

@@ -25,6 +25,7 @@ def test_the_first_opinion_is_stored() -> None:
         rate=STARTER,
         attempts=5,
         max_lead=60 * SECOND,
+        greatest=2**53 - 1,
     )
     state = configure(KeyState(KEY), wanted)
     assert state == KeyState(
@@ -37,6 +38,7 @@ def test_the_first_opinion_is_stored() -> None:
         tier="starter",
         attempts=5,
         max_lead=60 * SECOND,
+        greatest=2**53 - 1,
     )
     assert configure(state, wanted) == state
 
@@ -57,6 +59,15 @@ def test_a_default_rate_is_only_for_a_key_without_one() -> None:
     assert chosen.rate == PRO
 
 
+def test_a_default_unit_is_only_for_a_key_without_one() -> None:
+    """A client's own unit yields to what is stored and to what is asked for, and is stored where there is neither."""
+    state = configure(KeyState(KEY), Wanted(default_unit="10ns"))
+    assert state.unit == "10ns"
+    assert configure(state, Wanted(default_unit="ms")) is state
+    chosen = configure(KeyState(KEY), Wanted(unit="us", default_unit="10ns"))
+    assert chosen.unit == "us"
+
+
 def test_another_unit() -> None:
     """Another unit is refused with both named, in either direction."""
     state = KeyState(KEY, unit="us")
@@ -72,6 +83,7 @@ def test_another_unit() -> None:
         (KeyState(KEY, min_interval=0), Wanted(min_interval=2), "min_interval"),
         (KeyState(KEY, attempts=3), Wanted(attempts=4), "attempts"),
         (KeyState(KEY, max_lead=0), Wanted(max_lead=1), "max_lead"),
+        (KeyState(KEY, greatest=8), Wanted(greatest=9), "greatest"),
         (KeyState(KEY, every=SECOND, burst=19), Wanted(rate=STARTER), "rate"),
         (KeyState(KEY, every=SECOND, burst=18), Wanted(rate=PRO), "rate"),
     ],
@@ -101,8 +113,10 @@ def test_set_tier() -> None:
     assert set_tier(state, NOW) == state._replace(turn=None)
     assert set_tier(state, NOW, rate=PRO).rate == PRO
     assert set_tier(state, NOW, rate=PRO).attempts == 3
-    changed = set_tier(state, NOW, min_interval=0, attempts=9, max_lead=0)
-    assert changed == state._replace(min_interval=0, attempts=9, max_lead=0, turn=None)
+    changed = set_tier(state, NOW, min_interval=0, attempts=9, max_lead=0, greatest=7)
+    assert changed == state._replace(
+        min_interval=0, attempts=9, max_lead=0, greatest=7, turn=None
+    )
 
 
 def test_set_tier_keeps_what_was_counted() -> None:

@@ -116,7 +116,12 @@ def test_rate() -> None:
 def test_recovery_defaults() -> None:
     """The defaults are those that healed real keys: 60 s, 30 s, tenfold, 3 attempts, 15 minutes."""
     assert Recovery() == Recovery(
-        jump=60.0, wait=30.0, factor=10.0, attempts=3, max_lead=900.0
+        jump=60.0,
+        wait=30.0,
+        factor=10.0,
+        attempts=3,
+        max_lead=900.0,
+        greatest=2**63 - 1,
     )
 
 
@@ -127,6 +132,13 @@ def test_unusable_recovery(name: str) -> None:
         arguments: dict[str, Any] = {name: value}
         with pytest.raises(ConfigurationError, match=name):
             Recovery(**arguments)
+
+
+def test_unusable_greatest_nonce() -> None:
+    """The greatest nonce is a whole number from 1 to 2**63 - 1."""
+    for greatest in [*WHOLE, 2**63]:
+        with pytest.raises(ConfigurationError, match="greatest"):
+            Recovery(greatest=greatest)
 
 
 def test_unusable_attempts() -> None:
