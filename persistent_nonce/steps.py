@@ -1,7 +1,8 @@
 """Procedures that wait, written once and run on a thread or on an event loop.
 
 A procedure is a coroutine that awaits only `do(call)`, a blocking call, and `pause(seconds)`. `run` carries
-these steps out on this thread, `arun` on the running loop, each call in a worker thread. A test may drive a
+these steps out on this thread, `arun` on the running loop, each call in a worker thread. What is for loops only may
+await `until(awaitable)` too. A test may drive a
 procedure one step at a time instead, or drop it half-way to model a crash.
 
 An error that strikes while a step is carried out, or between two, is thrown into the procedure where it
@@ -14,7 +15,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
 from types import CoroutineType, coroutine
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop, Semaphore
 
-__all__ = ["Step", "Steps", "arun", "do", "identity", "pause", "run"]
+__all__ = ["Step", "Steps", "arun", "do", "identity", "pause", "run", "until"]
 
 T = TypeVar("T")
 
@@ -34,8 +35,8 @@ T = TypeVar("T")
 _THREADS: Final = 8
 _limits: WeakKeyDictionary[AbstractEventLoop, Semaphore] = WeakKeyDictionary()
 
-#: What a procedure yields: a call to be made, or seconds to be waited.
-Step: TypeAlias = Callable[[], Any] | float
+#: What a procedure yields: a call to be made, seconds to be waited, or what a loop can await.
+Step: TypeAlias = Callable[[], Any] | float | Awaitable[Any]
 Steps: TypeAlias = Coroutine[Step, Any, T]
 
 
@@ -50,6 +51,13 @@ def do(call: Callable[[], T]) -> Generator[Step, Any, T]:
 def pause(seconds: float) -> Generator[Step, None, None]:
     """Wait for `seconds` of real time."""
     yield float(seconds)
+
+
+@coroutine
+def until(awaitable: Awaitable[T]) -> Generator[Step, Any, T]:
+    """Have `awaitable` awaited, by `arun`, and return its result."""
+    result: T = yield awaitable
+    return result
 
 
 def run(steps: Steps[T]) -> T:
@@ -86,6 +94,8 @@ def _perform(
     try:
         if callable(step):
             return procedure.send, step()
+        if not isinstance(step, float):
+            raise TypeError("a step for an event loop, outside one")
         time.sleep(step)
         return procedure.send, None
     except BaseException as error:  # noqa: BLE001 - the procedure's to handle
@@ -108,7 +118,10 @@ async def arun(steps: Steps[T]) -> T:
             while True:
                 step = resume(value)
                 resume, value = procedure.send, None
-                value = await (_in_thread(step) if callable(step) else sleep(step))
+                if callable(step):
+                    value = await _in_thread(step)
+                else:
+                    value = await (sleep(step) if isinstance(step, float) else step)
         except StopIteration as end:
             result: T = end.value
             return result

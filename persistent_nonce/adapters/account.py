@@ -1,9 +1,13 @@
-"""What can be asked of the exchange about a key's own calls, through whatever client the key has."""
+"""What can be asked of the exchange about a key's own calls, through whatever client the key has.
+
+Each question is a procedure (see `steps`), for clients on a thread and on an event loop.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from persistent_nonce import doubt, kraken, records, replies, rules, verification
@@ -17,7 +21,8 @@ from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.doubt import Doubt
 from persistent_nonce.errors import ExchangeError
 from persistent_nonce.findings import Finding
-from persistent_nonce.state import CallRecord, Changed, KeyState, Outcome
+from persistent_nonce.state import CallRecord, Change, Changed, KeyState, Outcome
+from persistent_nonce.steps import Steps, do
 from persistent_nonce.stores.base import Store
 from persistent_nonce.verification import KeyInfo
 
@@ -66,8 +71,8 @@ class Account:
         self,
         store: Store,
         key: str,
-        ask: Callable[[str, dict[str, Any]], Answer],
-        ask_time: Callable[[], float],
+        ask: Callable[[str, dict[str, Any]], Steps[Answer]],
+        ask_time: Callable[[], Steps[float]],
     ) -> None:
         self._store = store
         self._key = key
@@ -76,15 +81,15 @@ class Account:
 
     # --- calls in doubt
 
-    def in_doubt(self) -> list[Doubt]:
+    async def in_doubt(self) -> list[Doubt]:
         """Return the calls of which it is open whether the exchange executed them, oldest first.
 
         Raises:
             StoreError: the record cannot be read.
         """
-        return [doubt.doubt_of(call) for call in self._doubtful()]
+        return [doubt.doubt_of(call) for call in await self._doubtful()]
 
-    def reconcile(self) -> list[Doubt]:
+    async def reconcile(self) -> list[Doubt]:
         """Look the calls in doubt up at the exchange and return them, with what became of those that are settled.
 
         A call that reads changed nothing. An order is looked up by its id among the open and the closed ones; if there
@@ -96,50 +101,64 @@ class Account:
             ExchangeError: the exchange does not tell.
             Exception: as the client raises; what was settled before stays so.
         """
-        calls = self._doubtful()
+        calls = await self._doubtful()
         settled = {
-            call.id: self._settle(call, "not_executed")
+            call.id: await self._settle(call, "not_executed")
             for call in calls
             if not kraken.changes(call.method)
         }
-        sought = [call for call in calls if self._can_be_found(call)]
+        sought = [call for call in calls if await self._can_be_found(call)]
         if sought:
-            settled |= self._look_up(sought)
+            settled |= await self._look_up(sought)
         return [doubt.doubt_of(settled.get(call.id, call)) for call in calls]
 
-    def _doubtful(self) -> list[CallRecord]:
-        self._prune()
-        calls = filter(records.in_doubt, self._store.calls(self._key, _ALL))
-        return sorted(map(self._ended, calls), key=lambda call: call.nonce)
+    async def _doubtful(self) -> list[CallRecord]:
+        await self._prune()
+        calls = filter(records.in_doubt, await self._calls())
+        ended = [await self._ended(call) for call in calls]
+        return sorted(ended, key=lambda call: call.nonce)
 
-    def _prune(self) -> None:
+    async def _calls(self) -> list[CallRecord]:
+        return await do(partial(self._store.calls, self._key, _ALL))
+
+    async def _update(self, change: Change) -> None:
+        await do(partial(self._store.update, self._key, change))
+
+    async def _dead(self, name: str) -> frozenset[str]:
+        """Return a session's name if it has ended."""
+        session = await do(self._store.session)
+        return await do(partial(session.dead, {name} - {session.name}))
+
+    async def _prune(self) -> None:
         """Have the end of a call on record whose process is gone."""
-        running = self._store.read(self._key).running
-        if running is None:
+        state = await do(partial(self._store.read, self._key))
+        if state.running is None:
             return
-        session = self._store.session()
-        dead = session.dead({running.session} - {session.name})
+        session = await do(self._store.session)
+        dead = await self._dead(state.running.session)
 
         def change(state: KeyState, now: Now) -> Changed:
             state = rules.clamp(state, now)
             return rules.prune(state, now, dead, session.name, frozenset(session.live))
 
-        self._store.update(self._key, change)
+        await self._update(change)
 
-    def _ended(self, call: CallRecord) -> CallRecord:
+    async def _ended(self, call: CallRecord) -> CallRecord:
         """Have on record that a call has ended by now, if its process is gone and nobody saw when."""
-        if call.took is not None or self._may_be_sent(call):
+        if call.took is not None or await self._may_be_sent(call):
             return call
         ended = doubt.ended_by(call, self._store.now())
-        return call if ended == call else self._settle(ended, call.outcome)
+        return call if ended == call else await self._settle(ended, call.outcome)
 
-    def _can_be_found(self, call: CallRecord) -> bool:
+    async def _can_be_found(self, call: CallRecord) -> bool:
         name, _ = doubt.split(call.reference)
-        return call.method == _PLACES and bool(name) and not self._may_be_sent(call)
+        if call.method != _PLACES or not name:
+            return False
+        return not await self._may_be_sent(call)
 
-    def _look_up(self, calls: list[CallRecord]) -> dict[str, CallRecord]:
+    async def _look_up(self, calls: list[CallRecord]) -> dict[str, CallRecord]:
         """Settle the calls of which the orders at the exchange tell what became of them, and return these."""
-        exchange = round(self._ask_time() * SECOND)
+        exchange = round(await self._ask_time() * SECOND)
         now = self._store.now()  # not before: the answer may have taken long
         sought = {
             call: Sought(
@@ -151,12 +170,12 @@ class Account:
         settled: dict[str, CallRecord] = {}
         # The open ones first: an order that is closed in between is found among the closed.
         for look_up in (open_orders, closed_orders):
-            found |= look_up(self._result, list(sought.values()))
-            known = self._store.calls(self._key, _ALL)
+            found |= await look_up(self._result, list(sought.values()))
+            known = await self._calls()
             for call, one in list(sought.items()):
                 outcome = self._conclude(call, opened(found, one), known, now)
                 if outcome == "executed" or (outcome and look_up is closed_orders):
-                    settled[call.id] = self._settle(call, outcome)
+                    settled[call.id] = await self._settle(call, outcome)
                     del sought[call]
             if not sought:
                 break
@@ -170,25 +189,25 @@ class Account:
             others = max(others, len(times))
         return doubt.conclude(call, times, others, now)
 
-    def _may_be_sent(self, call: CallRecord) -> bool:
+    async def _may_be_sent(self, call: CallRecord) -> bool:
         """Whether nobody saw the end of the call, and its process still lives: it may only have been stopped."""
         if call.took is not None:
             return False
-        session = self._store.session()
+        session = await do(self._store.session)
         if call.session == session.name:
             return call.id in session.live
-        return not session.dead({call.session})
+        return not await self._dead(call.session)
 
-    def _settle(self, call: CallRecord, outcome: Outcome) -> CallRecord:
+    async def _settle(self, call: CallRecord, outcome: Outcome) -> CallRecord:
         def change(state: KeyState, _: Now) -> Changed:
             return records.settled(state, call, outcome)
 
-        self._store.update(self._key, change)
+        await self._update(change)
         return call._replace(outcome=outcome)
 
     # --- the key itself
 
-    def verify(self) -> list[Finding]:
+    async def verify(self) -> list[Finding]:
         """Ask the exchange what it knows of the key, and return what was found, in words.
 
         A floor that is higher than ours is followed, unless it is in a finer unit: then the key is closed. What is
@@ -198,12 +217,12 @@ class Account:
             ExchangeError: the exchange does not tell.
             Exception: as the client raises.
         """
-        return self._verify(after_refusal=False)
+        return await self._verify(after_refusal=False)
 
-    def _verify(self, *, after_refusal: bool) -> list[Finding]:
-        answer = self._ask(_ABOUT_KEY, {})
+    async def _verify(self, *, after_refusal: bool) -> list[Finding]:
+        answer = await self._ask(_ABOUT_KEY, {})
         info = _read_info(_result(answer.reply, _ABOUT_KEY))
-        calls = self._store.calls(self._key, _ALL)
+        calls = await self._calls()
         found: list[Finding] = []
 
         def change(state: KeyState, now: Now) -> Changed:
@@ -212,7 +231,7 @@ class Account:
                 found.append(verification.healed(state))
             return Changed(verification.conclude(state, now, info, found))
 
-        self._store.update(self._key, change)
+        await self._update(change)
         for finding in found:
             if finding.wrong:
                 _LOG.warning(
@@ -224,17 +243,18 @@ class Account:
                 )
         return found
 
-    def verify_after_refusal(self) -> None:
+    async def verify_after_refusal(self) -> None:
         """Verify the key once a refused nonce is healed; the caller's reply is in hand, so nothing is raised."""
         try:
-            self._verify(after_refusal=True)
+            await self._verify(after_refusal=True)
         except Exception as error:  # noqa: BLE001 - whatever the client raises
             _LOG.warning(
                 "key %s could not be verified: %s", self._key, type(error).__name__
             )
 
-    def _result(self, method: str, data: dict[str, Any]) -> Any:
-        return _result(self._ask(method, data).reply, method)
+    async def _result(self, method: str, data: dict[str, Any]) -> Any:
+        answer = await self._ask(method, data)
+        return _result(answer.reply, method)
 
 
 def _result(reply: Any, method: str) -> Any:

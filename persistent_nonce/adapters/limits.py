@@ -19,7 +19,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 from urllib3.poolmanager import PoolManager, pool_classes_by_scheme
 
-__all__ = ["Limit", "watch"]
+__all__ = ["Limit", "never_connected", "was_sent_again", "watch"]
 
 #: Seconds between two tries to cut a connection whose time is up.
 _AGAIN: Final = 0.05
@@ -172,3 +172,21 @@ def _twin(adapter: HTTPAdapter) -> _Adapter:
     allowed = retries.allowed_methods or retries.DEFAULT_ALLOWED_METHODS  # empty: any
     twin.max_retries = retries.new(allowed_methods=frozenset(allowed) - {"POST"})
     return twin
+
+
+def never_connected(error: BaseException) -> bool:
+    """Whether a client's error says, or was caused by one that says, that there was no connection."""
+    cause: BaseException | None = error
+    while not isinstance(cause, requests.exceptions.ConnectionError):
+        if cause is None:
+            return False
+        cause = cause.__cause__
+    reason = getattr(cause.args[0], "reason", None) if cause.args else None
+    timed_out = isinstance(cause, requests.exceptions.ConnectTimeout)
+    return timed_out or isinstance(reason, NewConnectionError)
+
+
+def was_sent_again(response: Any) -> bool:
+    """Whether an adapter of the program's own session sent the request more than once."""
+    retries = getattr(getattr(response, "raw", None), "retries", None)
+    return bool(getattr(response, "history", None) or getattr(retries, "history", None))

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import ExchangeError
+from persistent_nonce.steps import Steps
 
 __all__ = ["Ask", "Orders", "Sought", "closed_orders", "open_orders", "opened"]
 
@@ -16,7 +17,7 @@ _AGAIN: Final = "try again later"
 _UUID: Final = re.compile("[0-9a-f]{32}")
 
 #: Sends a private call of a method with its data, and returns the result.
-Ask: TypeAlias = Callable[[str, dict[str, Any]], Any]
+Ask: TypeAlias = Callable[[str, dict[str, Any]], Steps[Any]]
 
 #: What the exchange tells of orders, by its own name for each.
 Orders: TypeAlias = Mapping[str, Any]
@@ -46,13 +47,13 @@ def opened(orders: Orders, sought: Sought) -> list[int]:
     return [at for at in times if at >= sought.earliest]
 
 
-def open_orders(ask: Ask, sought: Sequence[Sought]) -> Orders:
+async def open_orders(ask: Ask, sought: Sequence[Sought]) -> Orders:
     """Return the open orders, in one call; of a single one that is sought only those with its id."""
-    orders, _ = _page(ask("OpenOrders", _only(sought)), "open")
+    orders, _ = _page(await ask("OpenOrders", _only(sought)), "open")
     return orders
 
 
-def closed_orders(ask: Ask, sought: Sequence[Sought]) -> Orders:
+async def closed_orders(ask: Ask, sought: Sequence[Sought]) -> Orders:
     """Return the closed orders among which those sought must be.
 
     All since the earliest if that takes no more pages than there are orders sought, otherwise those of each id.
@@ -62,12 +63,12 @@ def closed_orders(ask: Ask, sought: Sequence[Sought]) -> Orders:
     """
     if len(sought) > 1:
         earliest = min(one.earliest for one in sought)
-        orders = _pages(ask, {}, earliest, most=len(sought))
+        orders = await _pages(ask, {}, earliest, most=len(sought))
         if orders is not None:
             return orders
     found: dict[str, Any] = {}
     for one in sought:
-        found |= _pages(ask, _only([one]), one.earliest) or {}
+        found |= await _pages(ask, _only([one]), one.earliest) or {}
     return found
 
 
@@ -75,7 +76,7 @@ def _only(sought: Sequence[Sought]) -> dict[str, Any]:
     return {one.name: one.value for one in sought} if len(sought) == 1 else {}
 
 
-def _pages(
+async def _pages(
     ask: Ask, data: dict[str, Any], earliest: int, *, most: int | None = None
 ) -> dict[str, Any] | None:
     """Return the closed orders since `earliest`, or None if they fill more than `most` pages."""
@@ -83,7 +84,7 @@ def _pages(
     found: dict[str, Any] = {}
     shown = 0
     while True:
-        page = ask("ClosedOrders", {**data, "start": start, "ofs": shown})
+        page = await ask("ClosedOrders", {**data, "start": start, "ofs": shown})
         orders, count = _page(page, "closed")
         if most is not None and not shown and count > most * len(orders):
             return None

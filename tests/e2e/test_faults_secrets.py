@@ -29,6 +29,7 @@ from persistent_nonce import (
 from persistent_nonce.adapters.account import Account, Answer
 from persistent_nonce.clock import SECOND
 from persistent_nonce.state import Changed, KeyState, fingerprint
+from persistent_nonce.steps import run
 from tests.e2e.test_secrets import KEY, MARKS, SECRET
 from tests.support.processes import Children
 from tests.support.workers import say
@@ -68,9 +69,13 @@ def _refused(stage: Stage) -> None:
 
 
 def _unanswered(stage: Stage) -> None:
-    refusal = {"error": ["EGeneral:Permission denied"]}
-    key = fingerprint(KEY)
-    Account(stage.store, key, lambda *_: Answer(refusal, 1), lambda: 0.0).verify()
+    async def ask(*_: object) -> Answer:
+        return Answer({"error": ["EGeneral:Permission denied"]}, 1)
+
+    async def ask_time() -> float:
+        return 0.0
+
+    run(Account(stage.store, fingerprint(KEY), ask, ask_time).verify())
 
 
 def _reentry(stage: Stage) -> None:

@@ -235,4 +235,4 @@ def _texts(api: Any) -> list[str]:
         api.query_private("AddOrder", LIMIT)
     except Exception as error:  # noqa: BLE001 - whichever it is
         return [str(error), repr(error), "".join(traceback.format_exception(error))]
-    return [repr(api), repr(api._gate[1])]
+    return [repr(api), repr(api._find_gate())]

@@ -122,7 +122,7 @@ class Procedure:
                 raise
         finally:
             _resumed.pop()
-        if not self.ended and not callable(self._step):
+        if not self.ended and isinstance(self._step, float):
             self.due = mono + nanoseconds(self._step)
 
 

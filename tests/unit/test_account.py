@@ -14,6 +14,7 @@ from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import ExchangeError, StoreUnavailableError
 from persistent_nonce.nonces import issue
 from persistent_nonce.state import CallRecord, Changed, KeyState, Running
+from persistent_nonce.steps import run
 from persistent_nonce.stores.base import Store
 from persistent_nonce.stores.memory import MemorySession, MemoryStore
 from persistent_nonce.stores.sqlite import SQLiteStore
@@ -45,7 +46,7 @@ class Exchange:
             several = result if isinstance(result, list) else [result]
             self.replies[method] = [{"error": [], "result": r} for r in several]
 
-    def ask(self, method: str, data: dict[str, Any]) -> Answer:
+    async def ask(self, method: str, data: dict[str, Any]) -> Answer:
         """Answer a question."""
         self.asked.append((method, dict(data)))
         scripted = self.replies[method]
@@ -54,7 +55,7 @@ class Exchange:
             raise reply
         return Answer(reply() if callable(reply) else reply, self.nonce)
 
-    def time(self) -> float:
+    async def time(self) -> float:
         """Return this clock's time, and take a while for it."""
         self.clock.advance(self.thinks)
         now = self.clock.wall() / SECOND + self.ahead
@@ -118,7 +119,7 @@ def on_record(store: Store) -> dict[str, str]:
 
 def told(account: Account) -> dict[str, str]:
     """Reconcile, and return what was told of each call."""
-    return {call.id: call.outcome for call in account.reconcile()}
+    return {call.id: call.outcome for call in run(account.reconcile())}
 
 
 def page(*numbers: int, count: int, make: Callable[[], dict[str, Any]]) -> Any:
@@ -132,8 +133,8 @@ def page(*numbers: int, count: int, make: Callable[[], dict[str, Any]]) -> Any:
 def test_no_doubt_no_question(either: Store, exchange: Exchange) -> None:
     """Where nothing is in doubt, the exchange is not asked."""
     put(either, "ok", outcome="ok", serial=1)
-    assert account(either, exchange).in_doubt() == []
-    assert account(either, exchange).reconcile() == []
+    assert run(account(either, exchange).in_doubt()) == []
+    assert run(account(either, exchange).reconcile()) == []
     assert exchange.asked == []
 
 
@@ -150,7 +151,7 @@ def test_an_order_that_is_there(either: Store, exchange: Exchange, where: str) -
     assert on_record(either) == {"a": "executed"}
     asked = ["OpenOrders"] if where == "open" else ["OpenOrders", "ClosedOrders"]
     assert [method for method, _ in exchange.asked] == asked
-    assert account(either, exchange).in_doubt() == []
+    assert run(account(either, exchange).in_doubt()) == []
     (call,) = either.calls(KEY)
     assert (call.serial, either.read(KEY).settled) == (1, 1)
 
@@ -170,7 +171,7 @@ def test_in_doubt_is_told_oldest_first(either: Store, exchange: Exchange) -> Non
     """Calls in doubt are told in the order of their nonces, without a question."""
     put(either, "b", nonce=6, reference="userref=-7")
     put(either, "a", nonce=5)
-    first, second = account(either, exchange).in_doubt()
+    first, second = run(account(either, exchange).in_doubt())
     assert (first.id, first.cl_ord_id, first.userref) == ("a", "A1", None)
     assert (second.id, second.cl_ord_id, second.userref) == ("b", None, -7)
     assert exchange.asked == []
@@ -180,7 +181,7 @@ def test_in_doubt_is_told_oldest_first(either: Store, exchange: Exchange) -> Non
 def test_what_is_asked(store: MemoryStore, exchange: Exchange, reference: str) -> None:
     """Both lists are asked for the id, the closed ones from ten seconds before the call by the exchange's clock."""
     put(store, reference=reference)
-    account(store, exchange).reconcile()
+    run(account(store, exchange).reconcile())
     name, _, value = reference.partition("=")
     start = 1_700_000_000 + 30 - 10
     assert exchange.asked == [
@@ -354,7 +355,7 @@ def test_two_minutes_from_when_the_process_was_found_gone(
     """However long ago a lost call began, it may have been sent just before: the first look only notes its end."""
     put(either, session=either.session().name, took=None)
     clock.advance(3_600)
-    (call,) = account(either, exchange).in_doubt()
+    (call,) = run(account(either, exchange).in_doubt())
     assert call.outcome == "unknown"
     assert [c.took for c in either.calls(KEY)] == [3_600 * SECOND]
     clock.advance(119)
@@ -388,7 +389,7 @@ def test_a_running_call_of_a_dead_process_is_in_doubt(
     store.update(KEY, start)
     if dead:
         other.end()
-    doubts = account(store, exchange).in_doubt()
+    doubts = run(account(store, exchange).in_doubt())
     assert [(d.id, d.outcome) for d in doubts] == [("lost", "interrupted")] * dead
     assert (store.read(KEY).running is None) == dead
 
@@ -431,7 +432,7 @@ def test_an_empty_page_is_the_last(store: MemoryStore, exchange: Exchange) -> No
     empty: dict[str, Any] = {"closed": {}, "count": 7}
     exchange.says(ClosedOrders=empty)
     with pytest.raises(ExchangeError, match="0 of 7 orders"):
-        account(store, exchange).reconcile()
+        run(account(store, exchange).reconcile())
     assert on_record(store) == {"a": "unknown"}
     assert len(exchange.asked) == 2
 
@@ -531,7 +532,7 @@ def test_an_exchange_that_does_not_tell(
     clock.advance(3_600)
     exchange.replies[method] = [reply]
     with pytest.raises(ExchangeError) as caught:
-        account(store, exchange).reconcile()
+        run(account(store, exchange).reconcile())
     assert caught.value.hint
     assert on_record(store) == {"a": "unknown"}
 
@@ -545,7 +546,7 @@ def test_an_order_without_its_time(
     orders = {"O1": {"cl_ord_id": "A1", "opentm": opened}}
     exchange.says(OpenOrders={"open": orders})
     with pytest.raises(ExchangeError, match="time"):
-        account(store, exchange).reconcile()
+        run(account(store, exchange).reconcile())
     assert on_record(store) == {"a": "unknown"}
 
 
@@ -559,7 +560,7 @@ def test_what_was_settled_before_an_error_stays(
     failure = ConnectionResetError("in between")
     exchange.replies["ClosedOrders"] = [failure]
     with pytest.raises(ConnectionResetError) as caught:
-        account(store, exchange).reconcile()
+        run(account(store, exchange).reconcile())
     assert caught.value is failure
     assert on_record(store) == {"a": "executed", "b": "unknown"}
 
@@ -586,7 +587,7 @@ def test_all_is_right(
 ) -> None:
     """One question, four findings, nothing wrong: nothing is logged, and the state is as it was."""
     before = either.read(KEY)
-    findings = account(either, exchange).verify()
+    findings = run(account(either, exchange).verify())
     assert [f.wrong for f in findings] == [False] * 4
     assert exchange.asked == [("GetApiKeyInfo", {})]
     assert either.read(KEY) == before
@@ -599,7 +600,7 @@ def test_a_higher_floor_is_followed_and_logged(
     """What is wrong is returned, logged as a warning, and kept as the diagnosis; the mark follows."""
     exchange.says(GetApiKeyInfo=key_info(asked + 5_000, nonceWindow=9))
     with caplog.at_level(logging.WARNING):
-        findings = account(either, exchange).verify()
+        findings = run(account(either, exchange).verify())
     wrong = [finding for finding in findings if finding.wrong]
     assert [finding.about for finding in wrong] == ["floor", "nonce window"]
     assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
@@ -616,7 +617,7 @@ def test_the_nonce_of_the_question_is_known(
     """The exchange names the nonce of the question itself, which is not on record while it is asked."""
     put(either, "before", nonce=asked - 9, outcome="ok", serial=1)
     put(either, "after", nonce=asked + 9, outcome="ok", serial=2)
-    floor, *_ = account(either, exchange).verify()
+    floor, *_ = run(account(either, exchange).verify())
     assert not floor.wrong
 
 
@@ -628,7 +629,7 @@ def test_a_last_use_that_cannot_be_read(
 ) -> None:
     """What is no Unix time is taken for nothing said, and keeps nothing else from being verified."""
     exchange.says(GetApiKeyInfo=key_info(asked + 1, lastUsed=used))
-    findings = {f.about: f for f in account(either, exchange).verify()}
+    findings = {f.about: f for f in run(account(either, exchange).verify())}
     assert not findings["last use"].wrong
     assert either.read(KEY).nonce == asked + 1
 
@@ -645,7 +646,7 @@ def test_an_answer_without_a_nonce(
     exchange.replies["GetApiKeyInfo"] = [{"error": [], "result": result}]
     before = either.read(KEY)
     with pytest.raises(ExchangeError) as caught:
-        account(either, exchange).verify()
+        run(account(either, exchange).verify())
     assert caught.value.hint
     assert either.read(KEY) == before
 
@@ -670,7 +671,7 @@ def test_verifying_after_a_refusal_raises_nothing(
     """The caller's reply is in hand: what fails is logged as a warning, by its kind alone (I11)."""
     exchange.replies["GetApiKeyInfo"] = [failure]
     with caplog.at_level(logging.WARNING):
-        account(either, exchange).verify_after_refusal()
+        run(account(either, exchange).verify_after_refusal())
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert "could not be verified" in record.getMessage()
@@ -683,4 +684,4 @@ def test_an_interrupt_of_verifying_passes(
     """Who presses Ctrl-C is heard."""
     exchange.replies["GetApiKeyInfo"] = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
-        account(either, exchange).verify_after_refusal()
+        run(account(either, exchange).verify_after_refusal())

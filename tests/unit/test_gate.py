@@ -721,6 +721,7 @@ def test_waiting_reads_and_does_not_write(store: Spied, clock: Hands) -> None:
             step = waiting.steps.send(None)
             while callable(step):
                 step = waiting.steps.send(step())
+            assert isinstance(step, float)
             clock.forward(step)
         assert process.store.updates == 1
         looks.append(process.store.reads)

@@ -1106,7 +1106,7 @@ def test_no_text_of_a_client_tells_key_or_secret(
                 client.query_private("AddOrder")
             except (NonceError, requests.exceptions.RequestException) as error:
                 told += [str(error), repr(error)]
-    told += [repr(vars(client)["_gate"][1]), caplog.text]
+    told += [repr(client._find_gate()), repr(client._gates), caplog.text]
     assert "refused" in caplog.text
     assert "is closed" in "".join(told)
     for secret in (KEY, SECRET):

@@ -15,6 +15,7 @@ from persistent_nonce.adapters.orders import (
 )
 from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import ExchangeError
+from persistent_nonce.steps import run
 
 PAGE: Final = 50
 
@@ -32,7 +33,7 @@ class Book:
         """Have more orders closed."""
         self.orders += [order(len(self.orders) + n) for n in range(count)]
 
-    def ask(self, method: str, data: dict[str, Any]) -> Any:
+    async def ask(self, method: str, data: dict[str, Any]) -> Any:
         """Answer a call."""
         self.asked.append({"method": method, **data})
         names = {n: v for n, v in data.items() if n in ("cl_ord_id", "userref")}
@@ -62,8 +63,8 @@ def sought(*numbers: int) -> list[Sought]:
 def test_one_order_is_asked_for_by_its_id() -> None:
     """A single order is looked up by its id, among the open and the closed."""
     book, (one,) = Book(3), sought(1)
-    assert opened(open_orders(book.ask, [one]), one) == [SECOND]
-    assert opened(closed_orders(book.ask, [one]), one) == [SECOND]
+    assert opened(run(open_orders(book.ask, [one])), one) == [SECOND]
+    assert opened(run(closed_orders(book.ask, [one])), one) == [SECOND]
     assert book.asked == [
         {"method": "OpenOrders", "cl_ord_id": "id-1"},
         {"method": "ClosedOrders", "cl_ord_id": "id-1", "start": 1, "ofs": 0},
@@ -73,7 +74,7 @@ def test_one_order_is_asked_for_by_its_id() -> None:
 def test_several_open_orders_are_asked_for_at_once() -> None:
     """For more than one the exchange is asked for all."""
     book = Book(3)
-    found = open_orders(book.ask, sought(1, 2))
+    found = run(open_orders(book.ask, sought(1, 2)))
     assert [opened(found, one) for one in sought(0, 2)] == [[0], [2 * SECOND]]
     assert book.asked == [{"method": "OpenOrders"}]
 
@@ -92,7 +93,7 @@ def test_closed_orders_take_the_fewer_calls(
 ) -> None:
     """Pages are asked for as long as they are no more than the orders that are sought, and all are found."""
     book = Book(count)
-    found = closed_orders(book.ask, sought(*numbers))
+    found = run(closed_orders(book.ask, sought(*numbers)))
     assert len(book.asked) == calls
     assert all(
         opened(found, one) == ([one.earliest] if count else [])
@@ -109,7 +110,7 @@ def test_orders_closed_while_pages_are_read_hide_none() -> None:
 
     book.meanwhile = meanwhile
     wanted = sought(*range(150))
-    found = closed_orders(book.ask, wanted)
+    found = run(closed_orders(book.ask, wanted))
     assert [opened(found, one) for one in wanted] == [[one.earliest] for one in wanted]
 
 
@@ -119,7 +120,7 @@ def test_orders_that_are_not_shown_are_no_answer(numbers: list[int]) -> None:
     book = Book(2)
     book.hidden = 1
     with pytest.raises(ExchangeError, match=r"ClosedOrders shows [12] of [23] orders"):
-        closed_orders(book.ask, sought(*numbers))
+        run(closed_orders(book.ask, sought(*numbers)))
 
 
 def test_orders_from_before_are_not_counted() -> None:
