@@ -5,7 +5,7 @@ function is run by pytest. Three things are given to it, and nothing in it is ch
 
 * what is meant for https://api.kraken.com goes to the simulator;
 * `kraken.key` in the working directory holds a key of the simulator, as krakenex reads it;
-* `mybot`, which stands for the reader's own code: KEY, post and post_async.
+* `mybot`, which stands for the reader's own code: KEY, post and post_async, and clients of two other exchanges.
 
 A `console` block is a command and what it prints, where numbers, names of keys and paths may differ. `sh` blocks are
 not run; the commands of ours in them must exist.
@@ -66,6 +66,7 @@ import asyncio
 from urllib.parse import urlencode
 import requests
 from persistent_nonce.testing.request import sign
+from tests.support.venues import Bitfinex, Gemini
 
 with open("kraken.key", encoding="ascii") as file:
     KEY, _SECRET = file.read().split()
@@ -83,6 +84,14 @@ def post(method, **fields):
 
 async def post_async(method, **fields):
     return await asyncio.to_thread(post, method, **fields)
+
+def elsewhere(venue):
+    def call(path, nonce, **fields):
+        with venue.open():
+            return venue.called(path, nonce, **fields)
+    return call
+
+bitfinex, gemini = elsewhere(Bitfinex()), elsewhere(Gemini())
 """
 
 

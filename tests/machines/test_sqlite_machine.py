@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import note
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
@@ -42,3 +42,31 @@ def test_interleavings_over_real_files(tmp_path: Path) -> None:
     SharedFiles.base = tmp_path
     with stepwise():
         run_state_machine_as_test(SharedFiles)
+
+
+def test_what_a_killed_process_saw_may_never_have_counted(tmp_path: Path) -> None:
+    """The books take a floor for as far ahead as the store does, whatever a killed process saw before (I10).
+
+    Found after some thousands of interleavings: the books took that reading for one that was stored.
+    """
+    SharedFiles.base = tmp_path
+
+    @settings(max_examples=1)
+    @given(st.none())  # for the machine's notes
+    def replay(_: None) -> None:
+        state = SharedFiles()
+        state.begin(units=("ms", "ms"), rate=None, count=3)
+        state.the_clock_is_set(seconds=-86_400)
+        state.sets_a_floor(key="first key", pick=0, seconds=-10)
+        state.is_killed_in_a_transaction(pick=0, point=3)
+        state.sets_a_floor(key="first key", pick=0, seconds=-10)
+        state.the_clock_is_set(seconds=-86_400)
+        state.all_go_on(rounds=9, slowly=False)
+        key, ledger = next(iter(state.world.ledgers.items()))
+        stored, bound = state.world.processes[0].store.read(key), ledger.bound
+        state.teardown()
+        assert stored.offset > 0
+        assert bound >= stored.bound
+
+    with stepwise():
+        replay()

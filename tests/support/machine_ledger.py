@@ -190,6 +190,8 @@ class Ledger:
     ) -> None:
         """Check that the mark rises by what was asked for, within the bound (I10)."""
         assert after.nonce >= before.nonce, "the mark never goes down (I10)"
+        assert after.seen >= before.seen, "a reading is forgotten (I10)"
+        assert after.offset >= before.offset, "a floor is forgotten (I10)"
         for state in (before, after):
             assert state.nonce <= state.bound, "the mark lies above its bound (I10)"
         if after.nonce == before.nonce:
@@ -197,7 +199,9 @@ class Ledger:
         reading = now.wall // self.tick
         self.seen = max(self.seen, reading)
         if caller is not None and caller.floor == after.nonce:
-            self.offset = max(self.offset, after.nonce - self.seen)
+            # What a killed process has seen was perhaps never stored, and counts for the bound only then.
+            stored = max(before.seen, reading)
+            self.offset = max(self.offset, after.nonce - min(self.seen, stored))
             return
         assert after.nonce <= self.bound, f"{after.nonce} > {self.bound} (I10)"
         moved = after.nonce - max(before.nonce, reading)
