@@ -1,18 +1,18 @@
-"""What the exchange answers to each method, in the shapes of its documentation."""
+"""What the exchange answers to each private method, in the shapes of its documentation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from typing import Final
 
 from persistent_nonce.clock import SECOND
+from persistent_nonce.testing import funds
 from persistent_nonce.testing.account import Account
+from persistent_nonce.testing.batches import cancel_batch, place_batch
 from persistent_nonce.testing.orders import Order, RefusedError
 
-__all__ = ["PRIVATE", "PUBLIC", "Call"]
+__all__ = ["PRIVATE", "Call"]
 
 _PAGE: Final = 50
 
@@ -34,10 +34,6 @@ class Call:
     now: int
 
 
-def _balance(_: Call) -> object:
-    return {"ZUSD": "100000.0000", "XXBT": "10.0000000000"}
-
-
 def _add_order(call: Call) -> object:
     order = call.account.book.add(call.fields, sent=call.sent, now=call.now)
     told: dict[str, object] = {"descr": {"order": order.describe()}}
@@ -46,8 +42,28 @@ def _add_order(call: Call) -> object:
     return told
 
 
+def _add_order_batch(call: Call) -> object:
+    book = call.account.book
+    orders = place_batch(book, call.fields, sent=call.sent, now=call.now)
+    told: list[dict[str, object]] = [
+        {"descr": {"order": order.describe()}} for order in orders
+    ]
+    for entry, order in zip(told, orders, strict=True):
+        if order in book.all():  # not with `validate`
+            entry["txid"] = order.txid
+    return {"orders": told}
+
+
 def _cancel_order(call: Call) -> object:
     return {"count": call.account.book.cancel(call.fields, now=call.now)}
+
+
+def _cancel_order_batch(call: Call) -> object:
+    return {"count": cancel_batch(call.account.book, call.fields, now=call.now)}
+
+
+def _cancel_all(call: Call) -> object:
+    return {"count": call.account.book.withdraw(now=call.now)}
 
 
 def _open_orders(call: Call) -> object:
@@ -112,32 +128,23 @@ def _told(orders: list[Order]) -> dict[str, object]:
     return {order.txid: order.info() for order in orders}
 
 
-def _time(wall: int) -> object:
-    moment = datetime.fromtimestamp(wall // SECOND, UTC)
-    return {"unixtime": wall // SECOND, "rfc1123": format_datetime(moment)}
-
-
-def _system_status(wall: int) -> object:
-    moment = datetime.fromtimestamp(wall // SECOND, UTC)
-    return {"status": "online", "timestamp": f"{moment:%Y-%m-%dT%H:%M:%SZ}"}
-
-
 #: The private methods; each raises RefusedError to answer with an error.
 PRIVATE: Final[Mapping[str, Callable[[Call], object]]] = {
     "AddOrder": _add_order,
-    "Balance": _balance,
+    "AddOrderBatch": _add_order_batch,
+    "Balance": lambda _: funds.balance(),
+    "BalanceEx": lambda call: funds.extended_balance(call.account.book),
+    "CancelAll": _cancel_all,
     "CancelOrder": _cancel_order,
+    "CancelOrderBatch": _cancel_order_batch,
     "ClosedOrders": _closed_orders,
+    "DepositMethods": lambda call: funds.deposit_methods(call.fields),
+    "Earn/Strategies": lambda call: funds.earn_strategies(call.fields),
     "GetApiKeyInfo": _api_key_info,
     "GetWebSocketsToken": _websockets_token,
     "Ledgers": _ledgers,
     "OpenOrders": _open_orders,
     "QueryOrders": _query_orders,
+    "TradeBalance": lambda call: funds.trade_balance(call.fields),
     "TradesHistory": _trades_history,
-}
-
-#: The public methods, asked with nanoseconds of the exchange's wall clock.
-PUBLIC: Final[Mapping[str, Callable[[int], object]]] = {
-    "SystemStatus": _system_status,
-    "Time": _time,
 }

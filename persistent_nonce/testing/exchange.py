@@ -19,7 +19,7 @@ from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.kraken import TIERS
 from persistent_nonce.state import MAX_NONCE, UNITS, check_unit
 from persistent_nonce.testing.account import Account
-from persistent_nonce.testing.answers import PRIVATE, PUBLIC, Call
+from persistent_nonce.testing.answers import PRIVATE, Call
 from persistent_nonce.testing.faults import (
     BadGateway,
     DelayedExecution,
@@ -30,8 +30,9 @@ from persistent_nonce.testing.faults import (
     Throttled,
     Unavailable,
 )
+from persistent_nonce.testing.markets import PUBLIC
 from persistent_nonce.testing.orders import Book, Order, RefusedError
-from persistent_nonce.testing.request import Request, read_nonce
+from persistent_nonce.testing.request import Request, read_form, read_nonce
 from persistent_nonce.testing.rules import ERRORS, Rules
 from persistent_nonce.testing.visits import Stats, Visit, summarise
 
@@ -181,11 +182,17 @@ class Exchange:
         with self._lock:
             self._in_flight.pop(visit.number, None)
 
-    def public(self, method: str) -> dict[str, object]:
-        """Answer a public call."""
+    def public(self, method: str, *, query: str = "") -> dict[str, object]:
+        """Answer a public call; `query` is what follows `?` in its URL."""
         if method not in PUBLIC:
             return {"error": ["EGeneral:Unknown method"]}
-        return {"error": [], "result": PUBLIC[method](self._clock.wall())}
+        try:
+            result = PUBLIC[method](read_form(query), self._clock.wall())
+        except RefusedError as refusal:
+            return {"error": [str(refusal)]}
+        except ValueError:
+            return {"error": ["EGeneral:Invalid arguments"]}
+        return {"error": [], "result": result}
 
     def stats(self, key: str | None) -> Stats:
         """Return the figures of one key, or of everything that arrived."""

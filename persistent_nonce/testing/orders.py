@@ -132,24 +132,39 @@ class Book:
         `sent` is when the request arrived and `now` when it is executed, both in
         nanoseconds of the wall clock; the deadline is held against both.
         """
-        order = self._parse(fields, sent=sent, now=now)
-        if fields.get("validate", "false").lower() in ("false", "0", ""):
-            self._orders[order.txid] = order
+        order = self.check(fields, sent=sent, now=now)
+        if not self.only_checks(fields):
+            self.keep(order)
         return order
+
+    @staticmethod
+    def only_checks(fields: Mapping[str, str]) -> bool:
+        """Tell whether the fields of a call ask to have its orders only checked."""
+        return fields.get("validate", "false").lower() not in ("false", "0", "")
+
+    def keep(self, order: Order) -> None:
+        """Take an order that was checked."""
+        self._orders[order.txid] = order
 
     def cancel(self, fields: Mapping[str, str], *, now: int) -> int:
         """Execute CancelOrder by txid, userref or cl_ord_id; return how many it hit."""
         txid, cl_ord_id = fields.get("txid"), fields.get("cl_ord_id")
         if bool(txid) == bool(cl_ord_id):
             raise RefusedError("EGeneral:Invalid arguments:txid")
-        hit = [
-            order
-            for order in self._orders.values()
-            if order.status == "open"
-            and (cl_ord_id or txid) in _names(order, by_client=bool(cl_ord_id))
-        ]
+        hit = self.withdraw(now=now, txid=txid or None, cl_ord_id=cl_ord_id or None)
         if not hit:
             raise RefusedError("EOrder:Unknown order")
+        return hit
+
+    def withdraw(
+        self, *, now: int, txid: str | None = None, cl_ord_id: str | None = None
+    ) -> int:
+        """Cancel the open orders of that name, without one all; return how many."""
+        hit = [order for order in self._orders.values() if order.status == "open"]
+        if cl_ord_id is not None:
+            hit = [order for order in hit if order.cl_ord_id == cl_ord_id]
+        if txid is not None:  # which may be a userref
+            hit = [o for o in hit if txid in (o.txid, _mark(o))]
         for order in hit:
             self._orders[order.txid] = replace(order, status="canceled", closed=now)
         return len(hit)
@@ -170,7 +185,8 @@ class Book:
             found = [o for o in found if o.cl_ord_id == fields["cl_ord_id"]]
         return found
 
-    def _parse(self, fields: Mapping[str, str], *, sent: int, now: int) -> Order:
+    def check(self, fields: Mapping[str, str], *, sent: int, now: int) -> Order:
+        """Return the order that the fields describe, or refuse it; `add` keeps it."""
         for name in _REQUIRED:
             if not fields.get(name):
                 raise RefusedError(f"EGeneral:Invalid arguments:{name}")
@@ -209,12 +225,8 @@ class Book:
         )
 
 
-def _names(order: Order, *, by_client: bool) -> set[str | None]:
-    if by_client:
-        return {order.cl_ord_id}
-    if order.userref is None:
-        return {order.txid}
-    return {order.txid, str(order.userref)}
+def _mark(order: Order) -> str | None:
+    return None if order.userref is None else str(order.userref)
 
 
 def _txid(serial: int) -> str:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 from urllib.parse import parse_qsl
 
 from persistent_nonce.state import MAX_NONCE
 
-__all__ = ["Request", "read_nonce", "sign"]
+__all__ = ["Request", "read_form", "read_json", "read_nonce", "sign", "texts"]
 
 
 def sign(path: str, nonce: str, body: bytes, secret: str) -> str:
@@ -60,14 +62,56 @@ class Request:
         """
         text = self.body.decode()
         if self.content_type.partition(";")[0].strip().lower() == "application/json":
-            # Numbers stay text: a nonce of 2**63 - 1 is no float.
-            parsed = json.loads(
-                text, object_pairs_hook=_unique, parse_int=str, parse_float=str
-            )
+            parsed = read_json(text)
             if not isinstance(parsed, dict):
                 raise ValueError("not a JSON object")
-            return {name: _text(value) for name, value in parsed.items()}
-        return _unique(parse_qsl(text, keep_blank_values=True, strict_parsing=True))
+            return texts(parsed)
+        return read_form(text)
+
+
+def read_form(text: str) -> dict[str, str]:
+    """Return the fields of a form, or of a query; of an empty one none.
+
+    Raises:
+        ValueError: it is no form, names a field twice, or escapes what is no text.
+    """
+    if not text:
+        return {}
+    return _unique(
+        parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
+    )
+
+
+def read_json(text: str) -> Any:
+    """Return what JSON says; numbers stay text, since a nonce of 2**63 - 1 is no float.
+
+    Raises:
+        ValueError: it is no JSON, as the standard has it, or names a field twice.
+    """
+    try:
+        return json.loads(
+            text,
+            object_pairs_hook=_unique,
+            parse_int=str,
+            parse_float=str,
+            parse_constant=_no_number,
+        )
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def texts(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a JSON object as text, what is nested as JSON again.
+
+    Raises:
+        ValueError: one is no text, which half of a surrogate pair is not.
+    """
+    try:
+        found = {name: _text(value) for name, value in fields.items()}
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    "".join(itertools.chain(*found.items())).encode()
+    return found
 
 
 def read_nonce(text: str) -> int | None:
@@ -85,5 +129,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _no_number(name: str) -> Never:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

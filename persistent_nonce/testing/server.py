@@ -107,11 +107,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer a public call."""
-        path = urlsplit(self.path).path
-        if not path.startswith(_PUBLIC) or not self.headers.get("User-Agent"):
+        url = urlsplit(self.path)
+        if not url.path.startswith(_PUBLIC) or not self.headers.get("User-Agent"):
             self._send(self._frame(HTTPStatus.FORBIDDEN, "text/html", _PAGE))
         elif not self.server.closing.wait(self.server.latency):
-            reply = self.server.exchange.public(path.removeprefix(_PUBLIC))
+            method = url.path.removeprefix(_PUBLIC)
+            reply = self.server.exchange.public(method, query=url.query)
             self._send(self._frame(HTTPStatus.OK, _JSON, json.dumps(reply).encode()))
 
     def do_POST(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from persistent_nonce.testing.request import Request, sign
@@ -46,9 +48,15 @@ def test_json_and_form_bodies_say_the_same() -> None:
         (b"nonce=1&nonce=2", ""),
         (b"nonce", ""),
         (b"nonce=\xff", ""),
+        (b"nonce=%FF", ""),
         (b'{"nonce": 1, "nonce": 2}', "application/json"),
         (b"[1]", "application/json"),
         (b"nonce=1", "application/json"),
+        (b'{"nonce": 1, "volume": NaN}', "application/json"),
+        (b'{"nonce": 1, "orders": [{"a": 1, "a": 2}]}', "application/json"),
+        (b'{"nonce": "\\ud800"}', "application/json"),
+        (b'{"nonce": 1, "orders": ["\\ud800"]}', "application/json"),
+        (b'{"orders":' + b"[" * 100_000, "application/json"),
     ],
 )
 def test_ambiguous_bodies_are_refused(
@@ -57,6 +65,17 @@ def test_ambiguous_bodies_are_refused(
     """A body that can be read in two ways, or in none, is a bad request."""
     request = Request("/0/private/Balance", body, "test", client.key, "", content_type)
     assert client.send(request)["error"] == ["EAPI:Bad request"]
+
+
+def test_depth_of_a_body() -> None:
+    """However deep a body is nested, it is read or refused, also at the very limit."""
+    read = 0
+    for depth in range(1, 1100):
+        body = b'{"orders":' + b"[" * depth + b"]" * depth + b"}"
+        with contextlib.suppress(ValueError):
+            Request("/0/private/X", body, content_type="application/json").fields()
+            read += 1
+    assert 0 < read < 1099
 
 
 def test_json_call_is_signed_over_its_raw_bytes(client: Client) -> None:
