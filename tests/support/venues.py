@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(told)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - theirs
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is theirs
         """Say nothing."""
 
 
