@@ -49,12 +49,16 @@ def test_what_a_killed_process_saw_may_never_have_counted(tmp_path: Path) -> Non
 
     Found after some thousands of interleavings: the books took that reading for one that was stored.
     """
-    SharedFiles.base = tmp_path
+
+    class Replayed(SharedFiles):
+        """One of its own: a machine that is made under these settings keeps them."""
+
+        base = tmp_path
 
     @settings(max_examples=1)
     @given(st.none())  # for the machine's notes
     def replay(_: None) -> None:
-        state = SharedFiles()
+        state = Replayed()
         state.begin(units=("ms", "ms"), rate=None, count=3)
         state.the_clock_is_set(seconds=-86_400)
         state.sets_a_floor(key="first key", pick=0, seconds=-10)
