@@ -26,8 +26,9 @@ from persistent_nonce.errors import (
     StoreError,
 )
 from persistent_nonce.passage import Entrance, Passage
+from persistent_nonce.room import tell
 from persistent_nonce.state import BackOff, Changed, KeyState, Outcome, Running
-from persistent_nonce.steps import arun, do, identity, run
+from persistent_nonce.steps import Bell, arun, do, identity, run
 from persistent_nonce.stores.base import Session, Store
 
 __all__ = ["Call"]
@@ -65,6 +66,7 @@ class Call:
         self._passage = passage
         self._session: Session | None = None
         self._caller = (key, 0, 0)
+        self._bell: Bell | None = None
         self._running: Running | None = None
         self._outcome: Outcome | None = None
         self._said = ""
@@ -159,7 +161,8 @@ class Call:
     async def __aenter__(self) -> Self:
         self._begin()
         try:
-            await arun(self._enter())
+            self._bell = Bell()
+            await arun(self._enter(), self._bell)
         except BaseException:
             self._drop("not_sent")
             raise
@@ -215,7 +218,14 @@ class Call:
             session.callers.add(self._caller)
             self._id = session.new_id()
             session.live.add(self._id)
-            entrance = Entrance(self._store, self.key, self._passage, session, self._id)
+            entrance = Entrance(
+                self._store,
+                self.key,
+                self._passage,
+                session,
+                self._id,
+                bell=self._bell,
+            )
             self._running = await entrance.wait()
         except GeneratorExit:
             self._drop("not_sent")  # in the middle: nothing can be awaited any more
@@ -272,6 +282,8 @@ class Call:
             self._store.later(self.key, ending)  # ended twice does no harm
             raise
         finally:
+            if self._bell is not None and self._session is not None:
+                tell(state, self._bell, self._session, self.key)
             self._forget()
         running = self._running
         if state is not None and running is not None:

@@ -2,8 +2,8 @@
 
 A procedure is a coroutine that awaits only `do(call)`, a blocking call, and `pause(seconds)`. `run` carries
 these steps out on this thread, `arun` on the running loop, each call in a worker thread. What is for loops only may
-await `until(awaitable)` too. A test may drive a
-procedure one step at a time instead, or drop it half-way to model a crash.
+await `until(awaitable)` too. A test may drive a procedure one step at a time instead, or drop it half-way to model a
+crash.
 
 An error that strikes while a step is carried out, or between two, is thrown into the procedure where it
 waits, so that its own cleaning up runs. A caller that is interrupted or cancelled may lose the result of a call
@@ -12,12 +12,15 @@ that was carried out: whatever a procedure does must be undoable by an id chosen
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import suppress
 from functools import partial
+from queue import Empty, SimpleQueue
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -26,18 +29,33 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import AbstractEventLoop, Semaphore
 
-__all__ = ["Step", "Steps", "arun", "do", "identity", "pause", "run", "until"]
+__all__ = [
+    "Bell",
+    "Step",
+    "Steps",
+    "arun",
+    "do",
+    "identity",
+    "pause",
+    "run",
+    "until",
+]
 
 T = TypeVar("T")
 
-#: Threads in which the calls of one loop are made at once. They are not the loop's own pool: a program may have
+#: Threads in which the calls of one loop are made. They are not the loop's own pool: a program may have
 #: filled that with threads that wait for their turn, and the call that they wait for could not end.
 _THREADS: Final = 8
 _limits: WeakKeyDictionary[AbstractEventLoop, Semaphore] = WeakKeyDictionary()
 
+#: Seconds for which one is kept without a call: to start another lasts longer than most calls, and the loop waits.
+_KEPT: Final = 0.05
+_idle: WeakKeyDictionary[AbstractEventLoop, list[_Worker]] = WeakKeyDictionary()
+
 #: What a procedure yields: a call to be made, seconds to be waited, or what a loop can await.
 Step: TypeAlias = Callable[[], Any] | float | Awaitable[Any]
 Steps: TypeAlias = Coroutine[Step, Any, T]
+_Job: TypeAlias = "tuple[Callable[[], Any], AbstractEventLoop, asyncio.Future[Any]]"
 
 
 @coroutine
@@ -102,14 +120,18 @@ def _perform(
         return procedure.throw, error
 
 
-async def arun(steps: Steps[T]) -> T:
+async def arun(steps: Steps[T], bell: Bell | None = None) -> T:
     """Carry `steps` out on the running loop, each call in a worker thread, and return their result.
 
     A call that has begun is waited for even when the task is cancelled: an abandoned thread would go on to
     take what nobody then gives back.
+
+    Args:
+        bell: what may end a pause early.
     """
     from asyncio import sleep  # noqa: PLC0415 - who has no event loop need not load it
 
+    rest = sleep if bell is None else bell.wait
     procedure = cast("CoroutineType[Step, Any, T]", steps)
     resume: Callable[[Any], Step] = procedure.send
     value: Any = None
@@ -121,7 +143,7 @@ async def arun(steps: Steps[T]) -> T:
                 if callable(step):
                     value = await _in_thread(step)
                 else:
-                    value = await (sleep(step) if isinstance(step, float) else step)
+                    value = await (rest(step) if isinstance(step, float) else step)
         except StopIteration as end:
             result: T = end.value
             return result
@@ -132,15 +154,56 @@ async def arun(steps: Steps[T]) -> T:
             resume, value = procedure.throw, error
 
 
+_numbers: Final = itertools.count()
+
+
+class Bell:
+    """What ends a pause of one procedure early. To be made on the running loop, and used on its thread only.
+
+    Attributes:
+        loop: the loop.
+        number: greater than those of all bells before.
+    """
+
+    def __init__(self) -> None:
+        from asyncio import get_running_loop  # noqa: PLC0415 - as above
+
+        self.loop = get_running_loop()
+        self.number = next(_numbers)
+        self._rung = False
+        self._waiting: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        """End the pause, or the next one if there is none now."""
+        self._rung = True
+        self._end()
+
+    def _end(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for `seconds`, or until it rings."""
+        if not self._rung:
+            self._waiting = self.loop.create_future()
+            timer = self.loop.call_later(seconds, self._end)
+            try:
+                await self._waiting
+            finally:
+                timer.cancel()
+                self._waiting = None
+        self._rung = False
+
+
 async def _in_thread(call: Callable[[], T]) -> T:
-    """Make `call` in a thread of its own; when cancelled, raise only once it has ended."""
+    """Make `call` in another thread; when cancelled, raise only once it has ended."""
     import asyncio  # noqa: PLC0415 - as above
 
     loop = asyncio.get_running_loop()
     async with _limits.setdefault(loop, asyncio.Semaphore(_THREADS)):
         # A future, not a task: when a loop shuts down it cancels every task it knows.
         work: asyncio.Future[T] = loop.create_future()
-        threading.Thread(target=_make, args=(call, loop, work)).start()
+        _hand_over((call, loop, work))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -154,15 +217,68 @@ async def _in_thread(call: Callable[[], T]) -> T:
             raise
 
 
-def _make(
-    call: Callable[[], T], loop: AbstractEventLoop, work: asyncio.Future[T]
-) -> None:
+def _hand_over(job: _Job) -> None:
+    """Give `job` to a thread that is kept, or to a new one."""
+    idle = _idle.setdefault(job[1], [])
+    while idle:
+        with suppress(IndexError):  # it has ended, or is another process's
+            idle.pop().take(job)
+            return
+    _Worker(idle).start(job)
+
+
+class _Worker:
+    """A thread that makes one call after another, and ends when there is none for a while.
+
+    It needs no lock, which an interrupt on the loop's thread could leave held: who pops its token, the loop or the
+    thread itself, says whether it goes on.
+    """
+
+    def __init__(self, idle: list[_Worker]) -> None:
+        self._idle = idle
+        self._jobs: SimpleQueue[_Job] = SimpleQueue()
+        self._token: list[int] = []
+
+    def start(self, job: _Job) -> None:
+        """Begin with `job`."""
+        self._jobs.put(job)
+        threading.Thread(target=self._work).start()
+
+    def take(self, job: _Job) -> None:
+        """Go on with `job`, or raise IndexError."""
+        if self._token.pop() != os.getpid():
+            raise IndexError
+        self._jobs.put(job)
+
+    def _work(self) -> None:
+        with suppress(Empty):
+            while True:
+                self._make_next()
+        with suppress(ValueError):
+            self._idle.remove(self)
+
+    def _make_next(self) -> None:
+        """Make the next call; raise Empty if there is none."""
+        try:
+            call, loop, work = self._jobs.get(timeout=_KEPT)
+        except Empty:
+            with suppress(IndexError):
+                self._token.pop()
+                raise
+            call, loop, work = self._jobs.get(timeout=_KEPT)  # it is on its way
+        done = _make(call, work)
+        # Before the result is told: whoever has the next call shall find this thread.
+        self._token.append(os.getpid())
+        self._idle.append(self)
+        with suppress(RuntimeError):  # the loop was closed without waiting
+            loop.call_soon_threadsafe(done)
+
+
+def _make(call: Callable[[], T], work: asyncio.Future[T]) -> Callable[[], None]:
     try:
-        done = partial(work.set_result, call())
+        return partial(work.set_result, call())
     except BaseException as error:  # noqa: BLE001 - raised where it is waited for
-        done = partial(work.set_exception, error)
-    with suppress(RuntimeError):  # the loop was closed without waiting
-        loop.call_soon_threadsafe(done)
+        return partial(work.set_exception, error)
 
 
 def identity() -> tuple[int, int]:

@@ -14,6 +14,7 @@ import pytest
 from persistent_nonce import CallGate, GateTimeoutError, InvalidNonceError, SQLiteStore
 from persistent_nonce.errors import NestedCallError
 from tests.support.callers import GUARD, Book, until
+from tests.support.crowds import nothing_left, queued
 from tests.support.workers import KEY
 
 
@@ -28,19 +29,6 @@ def store(tmp_path: Path) -> Iterator[SQLiteStore]:
 def gate(store: SQLiteStore) -> CallGate:
     """Return a gate without an interval."""
     return CallGate(store, KEY, min_interval=0.0, timeout=600, unit="ns")
-
-
-def nothing_left(store: SQLiteStore, gate: CallGate) -> bool:
-    """Whether neither the shared state nor this process knows of a call."""
-    state, session = store.read(gate.key), store.session()
-    mine = session.live or session.callers
-    return state.running is None and not state.queue and not mine
-
-
-async def waiting(store: SQLiteStore, gate: CallGate, count: int) -> None:
-    """Wait until `count` calls stand in the queue, as all processes see it."""
-    while len(store.read(gate.key).queue) < count:  # noqa: ASYNC110 - no event tells
-        await asyncio.sleep(0.001)
 
 
 def test_many_tasks_many_cancelled(
@@ -122,7 +110,7 @@ def test_a_loop_whose_threads_all_wait_for_its_call(
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
         async with gate.call("Balance"):
             thread = asyncio.create_task(asyncio.to_thread(on_a_thread))
-            await waiting(store, gate, 1)
+            await queued(store, gate, 1)
         await asyncio.wait_for(thread, GUARD)
 
     asyncio.run(main())
@@ -216,7 +204,7 @@ def test_a_loop_that_stands_still(store: SQLiteStore, gate: CallGate) -> None:
 
     async def main() -> None:
         task = asyncio.create_task(caller())
-        await waiting(store, gate, 1)
+        await queued(store, gate, 1)
         blocked.set()
         assert go.wait(GUARD)  # the loop stands still here
         await task
@@ -244,7 +232,7 @@ def test_a_loop_that_ends(store: SQLiteStore, gate: CallGate) -> None:
 
     async def main() -> list[asyncio.Task[None]]:
         tasks = [asyncio.create_task(caller()) for _ in range(20)]
-        await waiting(store, gate, 19)
+        await queued(store, gate, 19)
         return tasks
 
     assert all(task.cancelled() for task in asyncio.run(main()))
@@ -263,7 +251,7 @@ def test_a_loop_that_is_thrown_away(store: SQLiteStore, gate: CallGate) -> None:
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda *_: None)  # it would complain, rightly
     tasks = [loop.create_task(caller()) for _ in range(5)]
-    loop.run_until_complete(waiting(store, gate, 4))
+    loop.run_until_complete(queued(store, gate, 4))
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
     del tasks

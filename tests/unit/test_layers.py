@@ -35,7 +35,7 @@ LAYERS: Final = (
         "stores.base",
     ),
     ("stores",),
-    ("provider", "gate", "calls", "passage", "messages"),
+    ("provider", "gate", "calls", "passage", "room", "candidate", "messages"),
     ("adapters", "testing"),
     ("", "cli", "__main__", "commands", "demo", "crew", "bots"),
 )

@@ -1,0 +1,114 @@
+"""Crowds of tasks at a gate: what is noted of them, and how long their loop stands still meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Generator
+from contextlib import suppress
+from types import coroutine
+from typing import Any, Final, TypeVar
+
+from persistent_nonce import CallGate, SQLiteStore
+from persistent_nonce.clock import Now
+from persistent_nonce.state import Change, Changed, KeyState
+from tests.support.workers import say
+
+__all__ = ["Heart", "NotingStore", "cancelled_at", "idle", "nothing_left", "queued"]
+
+T = TypeVar("T")
+
+#: Seconds between two beats.
+_BEAT: Final = 0.005
+
+
+class NotingStore(SQLiteStore):
+    """A store that notes each call's ticket, and its nonce once it has begun."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.tickets: dict[str, int] = {}
+        self.begun: dict[str, int] = {}
+        super().__init__(*arguments, **options)
+
+    def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
+        """Note what is new in the state."""
+
+        def noting(before: KeyState, now: Now) -> Changed:
+            changed = change(
+                before, now
+            )  # under the lock, so that all is seen in order
+            for call in reversed(changed.state.queue):
+                if call.id in self.tickets:
+                    break
+                self.tickets[call.id] = call.ticket
+            if (running := changed.state.running) is not None:
+                self.tickets.setdefault(running.id, before.ticket + 1)
+                self.begun[running.id] = running.nonce
+            return changed
+
+        return super().update(key, noting, durable=durable)
+
+
+class Heart:
+    """A task that beats, and notes how late its loop lets it, and how many threads there are."""
+
+    def __init__(self) -> None:
+        self.latest = 0.0
+        self.threads = 0
+
+    async def beat(self) -> None:
+        """Beat until it is cancelled."""
+        while True:
+            due = time.perf_counter() + _BEAT
+            await asyncio.sleep(_BEAT)
+            self.latest = max(self.latest, time.perf_counter() - due)
+            self.threads = max(self.threads, threading.active_count())
+
+
+def idle() -> float:
+    """Beat in a process that does nothing else until there is a line to read; return the greatest delay."""
+    heart = Heart()
+
+    async def main() -> None:
+        beating = asyncio.create_task(heart.beat())
+        say("ready")
+        await asyncio.to_thread(sys.stdin.readline)
+        beating.cancel()
+
+    asyncio.run(main())
+    return heart.latest
+
+
+def nothing_left(store: SQLiteStore, gate: CallGate) -> bool:
+    """Whether neither the shared state nor this process knows of a call."""
+    state, session = store.read(gate.key), store.session()
+    mine = session.live or session.callers
+    return state.running is None and not state.queue and not mine
+
+
+async def queued(store: SQLiteStore, gate: CallGate, count: int) -> None:
+    """Wait until `count` calls stand in the queue, as all processes see it."""
+    while len(store.read(gate.key).queue) < count:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(0.001)
+
+
+@coroutine
+def cancelled_at(number: int, work: Coroutine[Any, Any, T]) -> Generator[Any, Any, int]:
+    """Do `work`, and cancel the task that does it at the `number`-th await; return how many there were."""
+    task, passed = asyncio.current_task(), 0
+    assert task is not None
+    resume, value = work.send, None
+    with suppress(StopIteration):
+        while True:
+            waited_for = resume(value)
+            passed += 1
+            if passed == number:
+                asyncio.get_running_loop().call_soon(task.cancel)
+            try:
+                value = yield waited_for
+                resume = work.send
+            except BaseException as error:  # noqa: BLE001 - the work's to handle
+                resume, value = work.throw, error
+    return passed
