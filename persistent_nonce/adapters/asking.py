@@ -101,8 +101,8 @@ class AsyncAsking(ABC):
     """A client on an event loop: the same, awaited."""
 
     @abstractmethod
-    def _find_gate(self) -> CallGate:
-        """Return the gate of the client's key, without waiting unless it is the first call of the process."""
+    async def _find_gate(self) -> CallGate:
+        """Return the gate of the client's key."""
 
     @abstractmethod
     async def _put(
@@ -130,15 +130,15 @@ class AsyncAsking(ABC):
 
     async def in_doubt(self) -> list[Doubt]:
         """Return the calls of the key in doubt, oldest first; see `Asking`."""
-        return await arun(self._account(self._find_gate()).in_doubt())
+        return await arun(self._account(await self._find_gate()).in_doubt())
 
     async def reconcile(self) -> list[Doubt]:
         """Look the calls in doubt up at the exchange; see `Asking`."""
-        return await arun(self._account(self._find_gate()).reconcile())
+        return await arun(self._account(await self._find_gate()).reconcile())
 
     async def verify(self) -> list[Finding]:
         """Ask the exchange what it knows of the key; see `Asking`."""
-        return await arun(self._account(self._find_gate()).verify())
+        return await arun(self._account(await self._find_gate()).verify())
 
 
 def _answer(sending: Sending[Any]) -> Answer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar
 
@@ -15,6 +16,7 @@ from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.errors import CallError, NonceRangeError, StoreError
 from persistent_nonce.gate import Attempt, CallGate
 from persistent_nonce.state import Recovery, check_unit
+from persistent_nonce.steps import arun, do
 from persistent_nonce.stores import open_store
 from persistent_nonce.stores.base import Store
 
@@ -106,6 +108,19 @@ class Gates:
                 raise unsent(error, self._family) from error
             last = self._last = (key, CallGate(store, key, **self._settings))
         return last[1]
+
+    async def aof(self, key: str) -> CallGate:
+        """Return it on an event loop, which is not held up while the default store is opened."""
+
+        async def find() -> CallGate:
+            return await do(partial(self.of, key))
+
+        if self._store is None and not _shared:
+            return await arun(find())
+        return self.of(key)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_last": None}  # a copy finds its gates in the same store
 
     def passes(
         self,

@@ -30,13 +30,23 @@ _of_thread = threading.local()
 class Limit:
     """Give the calls of this thread `seconds` in all; `with` that, one call or several.
 
+    Args:
+        seconds: for all of them.
+        error: of the client, to be raised when the time was up.
+
     Raises on leaving:
-        requests.exceptions.ReadTimeout: the time was up; what was raised because of that is its cause. A reply that
-            came whole all the same is not lost.
+        Exception: `error`; what was raised because the time was up is its cause. A reply that came whole all the same
+            is not lost.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        *,
+        error: type[Exception] = requests.exceptions.ReadTimeout,
+    ) -> None:
         self._seconds = seconds
+        self._error = error
         self._mutex = threading.Lock()
         self._connection: HTTPConnection | None = None
         self._over = False
@@ -61,10 +71,15 @@ class Limit:
             self._over = True
         self._timer.cancel()
         if self._expired and isinstance(error, Exception):
-            raise requests.exceptions.ReadTimeout(
+            raise self._error(
                 f"no whole reply within {self._seconds:g} s; "
                 "the call may have been executed"
             ) from error
+
+    def check(self) -> None:
+        """Raise if the time was up: a reply that was cut among its headers looks like one without a body."""
+        if self._expired:
+            raise requests.exceptions.ConnectionError("the reply was cut")
 
     def uses(self, connection: HTTPConnection) -> None:
         """Note the connection that is to be cut, and that it begins a request."""
@@ -132,7 +147,8 @@ class _Adapter(HTTPAdapter):
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        manager.pool_classes_by_scheme = _POOLS
+        if manager.pool_classes_by_scheme is pool_classes_by_scheme:  # no SOCKS proxy's
+            manager.pool_classes_by_scheme = _POOLS
         return manager
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, assert_type
 
+import ccxt
+import ccxt.async_support
 import krakenex
 
 from persistent_nonce import (
@@ -21,8 +23,11 @@ from persistent_nonce import (
     StoreError,
     open_store,
 )
+from persistent_nonce.adapters import ccxt as ours
+from persistent_nonce.adapters.ccxt import async_support, pro
 from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.calls import Call
+from persistent_nonce.doubt import Doubt
 from persistent_nonce.errors import (
     CallError,
     ConfigurationError,
@@ -30,6 +35,7 @@ from persistent_nonce.errors import (
     StoreTimeoutError,
     UnitMismatchError,
 )
+from persistent_nonce.findings import Finding
 from persistent_nonce.gate import Attempt
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores.base import Store
@@ -128,6 +134,27 @@ def krakenex_client(store: Store) -> None:
     assert_type(client.query_private("Balance"), Any)
     client.query_private("AddOrder", {"pair": "XBTUSD"}, timeout=5)
     client.query_private("AddOrder", {"pair": "XBTUSD"}, timeout=(5.0, None))
+
+
+def ccxt_client(store: Store) -> None:
+    """Put the drop-in client where ccxt's was, with its settings in ccxt's own configuration."""
+    client = ours.kraken({"apiKey": "key", "secret": "secret", "tier": "pro"})
+    plain: ccxt.kraken = client
+    plain.timeout = 30_000
+    assert_type(client.gate_timeout, float)
+    assert_type(client.in_doubt(), list[Doubt])
+    assert_type(client.reconcile(), list[Doubt])
+    assert_type(client.verify_key(), list[Finding])
+    ours.kraken({"store": store, "recovery": Recovery()})
+
+
+async def ccxt_clients_on_a_loop() -> None:
+    """Put the awaited ones where ccxt's were."""
+    client: ccxt.async_support.kraken = async_support.kraken({"unit": "us"})
+    client = pro.kraken({"min_interval": 0.2})
+    assert isinstance(client, async_support.kraken)
+    assert_type(await client.in_doubt(), list[Doubt])
+    assert_type(await client.verify_key(), list[Finding])
 
 
 def errors(gate: CallGate) -> str:
