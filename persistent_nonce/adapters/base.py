@@ -110,14 +110,14 @@ class Gates:
         return last[1]
 
     async def aof(self, key: str) -> CallGate:
-        """Return it on an event loop, which is not held up while the default store is opened."""
+        """Return the same without blocking the running loop, as opening the default store would."""
+        if self._store is not None or _shared:
+            return self.of(key)
 
         async def find() -> CallGate:
             return await do(partial(self.of, key))
 
-        if self._store is None and not _shared:
-            return await arun(find())
-        return self.of(key)
+        return await arun(find())
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_last": None}  # a copy finds its gates in the same store

@@ -162,7 +162,8 @@ def watch(session: requests.Session, url: str) -> None:
         if not url.startswith(prefix):
             continue
         if type(adapter) is HTTPAdapter:
-            session.mount(prefix, _twin(adapter))
+            # Not `mount`, which takes other prefixes out for a moment: another thread may be looking one up.
+            session.adapters[prefix] = _twin(adapter)
         else:
             _follow(adapter)
 

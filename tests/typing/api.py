@@ -9,6 +9,7 @@ from typing import Any, assert_type
 import ccxt
 import ccxt.async_support
 import krakenex
+from kraken import base_api, spot
 
 from persistent_nonce import (
     CallGate,
@@ -24,6 +25,7 @@ from persistent_nonce import (
     open_store,
 )
 from persistent_nonce.adapters import ccxt as ours
+from persistent_nonce.adapters import kraken_sdk
 from persistent_nonce.adapters.ccxt import async_support, pro
 from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.calls import Call
@@ -155,6 +157,41 @@ async def ccxt_clients_on_a_loop() -> None:
     assert isinstance(client, async_support.kraken)
     assert_type(await client.in_doubt(), list[Doubt])
     assert_type(await client.verify_key(), list[Finding])
+
+
+def kraken_sdk_clients(store: Store) -> None:
+    """Put the drop-in clients where python-kraken-sdk's were."""
+    client = kraken_sdk.SpotClient(
+        "key",
+        "secret",
+        url="http://127.0.0.1",
+        store=store,
+        tier="pro",
+        unit="10ns",
+        min_interval=0.2,
+        gate_timeout=60.0,
+        recovery=Recovery(),
+    )
+    plain: base_api.SpotClient = client
+    assert_type(plain.get_nonce(), str)
+    assert_type(client.request("POST", "/0/private/Balance", timeout=5), Any)
+    assert_type(client.in_doubt(), list[Doubt])
+    user: spot.User = kraken_sdk.User("key", "secret", store=store)
+    user.get_account_balance()
+    kraken_sdk.Trade("key", "secret").cancel_order(txid="O")
+    kraken_sdk.Market(store=store).get_system_status()
+
+
+async def kraken_sdk_clients_of_a_task(store: Store) -> None:
+    """Do the same on an event loop."""
+    client = kraken_sdk.SpotAsyncClient("key", "secret", store=store)
+    plain: base_api.SpotAsyncClient = client
+    assert_type(await client.request("POST", "/0/private/Balance"), Any)
+    assert_type(await client.reconcile(), list[Doubt])
+    assert_type(await client.verify(), list[Finding])
+    await plain.close()
+    sockets = kraken_sdk.SpotWSClient("key", "secret", no_public=True, store=store)
+    await sockets.get_ws_token()
 
 
 def errors(gate: CallGate) -> str:
