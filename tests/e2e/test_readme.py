@@ -42,16 +42,18 @@ PATIENCE: Final = 30
 #: Starts an example with the exchange's address changed, in every request that it makes.
 DRIVER: Final = """\
 import runpy, sys
-import requests
+import aiohttp, requests
 
 _url, _example = sys.argv[1:]
-_send = requests.Session.request
 
-def request(self, method, url, *args, **kwargs):
-    url = str(url).replace("https://api.kraken.com", _url)
-    return _send(self, method, url, *args, **kwargs)
+def led(send):
+    def request(self, method, url, *args, **kwargs):
+        url = str(url).replace("https://api.kraken.com", _url)
+        return send(self, method, url, *args, **kwargs)
+    return request
 
-requests.Session.request = request
+requests.Session.request = led(requests.Session.request)
+aiohttp.ClientSession._request = led(aiohttp.ClientSession._request)
 sys.argv = [_example]
 sys.path.insert(0, "")
 runpy.run_path(_example, run_name="__main__")
@@ -59,6 +61,11 @@ runpy.run_path(_example, run_name="__main__")
 
 #: A command of ours as it is typed: options of all, name, the rest.
 TYPED: Final = re.compile(r"((?:--\w+ \S+ )*)([a-z-]+)(.*)")
+
+#: A private call, as the examples write it with each client.
+CALLED: Final = re.compile(
+    r'(?:(?:query_private|post|post_async)\("|/0/private/|privatePost|get_account_)(\w+)'
+)
 
 #: The reader's own code, as the examples take it for granted.
 MYBOT: Final = """\
@@ -187,11 +194,11 @@ def test_example_runs(block: Block, place: Path, exchange: KrakenSimulator) -> N
     credentials = exchange.add_key()
     run_example(block, place, exchange.url, credentials)
     stats = exchange.stats(credentials.key)
-    arrived = [(arrival.method, arrival.verdict) for arrival in stats.arrivals]
-    written = re.findall(r'(?:query_private|post|post_async)\("(\w+)"', block.text)
+    arrived = [(a.method.lower(), a.verdict) for a in stats.arrivals]
+    written = CALLED.findall(block.text)
     if "KrakenSimulator" in block.text:  # it has an exchange of its own
         written = []
-    assert arrived == [(method, "accepted") for method in written]
+    assert arrived == [(method.lower(), "accepted") for method in written]
 
 
 def test_backup_of_a_live_database(place: Path, exchange: KrakenSimulator) -> None:

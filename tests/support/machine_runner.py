@@ -131,7 +131,7 @@ def _whom() -> tuple[int, int]:
     return _resumed[-1].number, 0
 
 
-async def _inline(steps: Steps[T]) -> T:
+async def _inline(steps: Steps[T], bell: None) -> T:
     """Hand the steps of `async with` on to whoever drives the procedure around it."""
     return await steps
 
@@ -141,6 +141,8 @@ def stepwise() -> Iterator[None]:
     """Let `async with` on a call yield its steps to the procedure's own runner."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "arun", _inline)
+        # Each looks for itself, as a thread does: tasks that wait together have tests of their own, on real loops.
+        patch.setattr(calls, "Bell", lambda: None)
         patch.setattr(calls, "identity", _whom)
         # What it says of each refusal would be kept for the report, thousands of times.
         patch.setattr(logging.getLogger("persistent_nonce"), "disabled", True)

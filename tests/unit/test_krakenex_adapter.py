@@ -1049,7 +1049,7 @@ def test_the_whole_reply_is_due_before_the_call_may_be_overtaken(
     assert asked == [whole]
 
 
-@pytest.mark.parametrize("methods", [None, {"GET", "POST"}], ids=str)
+@pytest.mark.parametrize("methods", [None, {"GET", "POST"}], ids=["none", "both"])
 def test_a_session_s_own_retries_never_send_a_call_twice(
     methods: set[str] | None,
 ) -> None:
