@@ -131,7 +131,7 @@ def _whom() -> tuple[int, int]:
     return _resumed[-1].number, 0
 
 
-async def _inline(steps: Steps[T], bell: None) -> T:
+async def _inline(steps: Steps[T], bell: None = None) -> T:
     """Hand the steps of `async with` on to whoever drives the procedure around it."""
     return await steps
 

@@ -118,8 +118,13 @@ def _ccxt(job: Job, options: dict[str, Any]) -> Desk:
 
 
 def _configured(job: Job, options: dict[str, Any]) -> dict[str, Any]:
-    urls = {"api": {"public": job.url, "private": job.url}}
-    return {"apiKey": job.key, "secret": job.secret, "urls": urls, **options}
+    return {
+        "apiKey": job.key,
+        "secret": job.secret,
+        "urls": {"api": {"public": job.url, "private": job.url}},
+        "enableRateLimit": bool(options),  # by itself it counts in real seconds
+        **options,
+    }
 
 
 async def _async_sdk(job: Job, options: dict[str, Any], end: AsyncExitStack) -> Desk:
