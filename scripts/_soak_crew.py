@@ -13,12 +13,14 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from _soak_scene import GATED, KEY, PATIENCE, SCALE, Canary, Scene
 
 from persistent_nonce.adapters.krakenex import API
+from persistent_nonce.errors import StoreUnavailableError
 from persistent_nonce.gate import CallGate
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
@@ -43,7 +45,8 @@ def draw(scene: Scene, number: int) -> None:
     log = scene.log("nonces", number)
     while True:
         with scene.store() as store:
-            log.draw(NonceProvider(store, KEY, unit="ns"), 5_000)
+            provider = NonceProvider(store, KEY, unit="ns")
+            scene.patiently(partial(log.draw, provider, 5_000))
 
 
 def draw_in_threads(scene: Scene, number: int) -> None:
@@ -53,16 +56,20 @@ def draw_in_threads(scene: Scene, number: int) -> None:
 
         def work(log: Log) -> None:
             while True:
-                log.draw(provider, 1_000)
+                scene.patiently(partial(log.draw, provider, 1_000))
 
         _beside(work, [scene.log("nonces", f"{number}-{n}") for n in range(4)])
 
 
 def draw_under_interrupts(scene: Scene, number: int) -> None:
     """Draw nonces and make calls, each of them interrupted at a random moment of its time."""
+    armed = False
 
-    def strike(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+    def strike(*_: object) -> None:
+        nonlocal armed
+        if armed:  # not where it is being dealt with
+            armed = False
+            raise KeyboardInterrupt
 
     signal.signal(signal.SIGALRM, strike)
     log = scene.log("nonces", number)
@@ -71,15 +78,18 @@ def draw_under_interrupts(scene: Scene, number: int) -> None:
         gate = CallGate(store, GATED, unit="ns", min_interval=0.0, timeout=PATIENCE)
         while True:
             try:
-                _strike_within(0.0003)
-                log.draw(provider, 4)
-                _strike_within(0.002)
-                with gate.call("Balance"):
-                    pass
+                armed = True
+                try:
+                    _strike_within(0.0003)
+                    log.draw(provider, 4)
+                    _strike_within(0.002)
+                    with gate.call("Balance"):
+                        pass
+                except StoreUnavailableError as error:
+                    scene.met(error)
+                armed = False
             except KeyboardInterrupt:
                 scene.board["interrupts"] += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _strike_within(seconds: float) -> None:
@@ -95,10 +105,14 @@ def call_in_tasks(scene: Scene, number: int) -> None:
     async def work(gate: CallGate) -> None:
         while True:
             wanted = time.monotonic_ns()
-            async with gate.call("Balance") as call:
-                log.add(Operation(wanted, time.monotonic_ns(), call.nonce))
-                with canary:
-                    await asyncio.sleep(0.001)
+            try:
+                async with gate.call("Balance") as call:
+                    log.add(Operation(wanted, time.monotonic_ns(), call.nonce))
+                    with canary:
+                        await asyncio.sleep(0.001)
+            except StoreUnavailableError as error:
+                scene.met(error)
+                await asyncio.sleep(0.01)
 
     async def all_of_them(gate: CallGate) -> None:
         tasks = [asyncio.create_task(work(gate)) for _ in range(4)]
@@ -134,13 +148,16 @@ class Client(API):
 def trade(scene: Scene, number: int) -> None:
     """Ask the exchange through krakenex, in two threads."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # to close under a call is to end it
-    store = SQLiteStore(scene.trades, timeout=PATIENCE, clock=ScaledClock(SCALE))
+    clock = ScaledClock(SCALE)
+    store = scene.patiently(
+        lambda: SQLiteStore(scene.trades, timeout=PATIENCE, clock=clock)
+    )
 
     def work(log: Log) -> None:
         client = Client(*scene.account, store=store, tier="pro", gate_timeout=3600)
         client.uri, client.log = scene.url, log
         while True:
-            client.query_private("Balance")
+            scene.patiently(partial(client.query_private, "Balance"))
 
     _beside(work, [scene.log("trades", f"{number}-{n}") for n in range(2)])
 
@@ -189,9 +206,13 @@ def survive(scene: Scene) -> None:
         log = scene.log("nonces", f"survivor-{rounds}")
         board["begun"] = rounds + 1
         while board["round"]:
-            log.draw(provider, 50)
-            with gate.call("Ledgers"), canary:
-                pass
+            try:
+                log.draw(provider, 50)
+                with gate.call("Ledgers"), canary:
+                    pass
+            except StoreUnavailableError as error:
+                scene.met(error)
+                time.sleep(0.01)
         rounds += 1
         board["descriptors"] = len(os.listdir("/proc/self/fd"))
         pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
@@ -222,9 +243,9 @@ def _print_nothing(_: object) -> None:
 
 
 def _leave(*_: object) -> NoReturn:
+    sys.unraisablehook = _print_nothing  # an exit may find an event loop half made
     # An interrupt would replace the exit, unless it strikes before this line has done its work.
     signal.signal(signal.SIGALRM, signal.SIG_IGN)
-    sys.unraisablehook = _print_nothing  # an exit may find an event loop half made
     warnings.simplefilter("ignore")
     raise SystemExit
 

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import mmap
+import os
+import re
+import shutil
 import struct
+import subprocess
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from persistent_nonce.clock import SystemClock
+from persistent_nonce.errors import StoreUnavailableError
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.checker import Log
+from tests.support.power_disk import enter_private_mounts
 
 __all__ = ["GATED", "KEY", "PATIENCE", "SCALE", "Board", "Canary", "Scene"]
 
@@ -26,6 +34,14 @@ PATIENCE: Final = 60.0
 
 _WORD: Final = struct.Struct("=q")
 
+#: Bytes of the disk that is filled: several times what the databases and their logs need.
+_DISK: Final = 48 << 20
+
+#: What is said of it; the second while a stopped reader keeps what the disk has from being checked.
+_FULL: Final = re.compile("the disk is full|cannot be checked yet")
+
+T = TypeVar("T")
+
 
 class Board:
     """Numbers in memory that all processes of the soak share, each under a name; a kill tears none of them."""
@@ -39,6 +55,7 @@ class Board:
         "memory",  # of the survivor, in bytes
         "interrupts",
         "overlaps",
+        "full",  # attempts that met a full disk
     )
 
     def __init__(self) -> None:
@@ -67,7 +84,7 @@ class Scene:
     """Where the storm takes place.
 
     Args:
-        directory: of the databases.
+        directory: of the logs, and of the disk that the databases are on.
         board: what all processes see.
         url: of the exchange.
         account: its key and secret.
@@ -79,15 +96,61 @@ class Scene:
         self.board = board
         self.url = url
         self.account = account
-        self.database = directory / "nonces.db"
-        self.trades = directory / "trades.db"
+        self.disk = directory / "disk"
+        self.disk.mkdir(exist_ok=True)
+        self.database = self.disk / "nonces.db"
+        self.trades = self.disk / "trades.db"
         self.logs = directory / "logs"
         self.canary = directory / "canary"
 
     def store(self) -> SQLiteStore:
         """Open the store, by the clock that steps."""
         clock = SteppedClock(self.board)
-        return SQLiteStore(self.database, timeout=PATIENCE, clock=clock)
+        return self.patiently(
+            lambda: SQLiteStore(self.database, timeout=PATIENCE, clock=clock)
+        )
+
+    def patiently(self, work: Callable[[], T]) -> T:
+        """Do `work`, again as long as the disk is full."""
+        while True:
+            try:
+                return work()
+            except StoreUnavailableError as error:
+                self.met(error)
+                time.sleep(0.01)
+
+    def met(self, error: StoreUnavailableError) -> None:
+        """Count an attempt that met a full disk, or one that was; any other error is raised again."""
+        if not _FULL.search(str(error)):
+            raise error
+        self.board["full"] += 1
+
+    def mount(self) -> str:
+        """Give the databases a small disk of their own; return why that is not possible here, "" if it is."""
+        if os.geteuid() or not shutil.which("mount"):
+            return "only root can mount a disk to be filled"
+        try:
+            enter_private_mounts()
+        except OSError as error:
+            return str(error)
+        size = f"size={_DISK},mode=700"
+        command = ["mount", "-t", "tmpfs", "-o", size, "none", str(self.disk)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+        return done.stderr.strip()
+
+    def unmount(self) -> None:
+        """Give the disk up, and all that is on it."""
+        subprocess.run(["umount", "--lazy", str(self.disk)], check=True)  # noqa: S603, S607 - our own arguments
+
+    def fill(self) -> None:
+        """Leave no room on the disk, until `free`."""
+        with suppress(OSError), open(self.disk / "ballast", "ab", 0) as ballast:
+            while True:
+                ballast.write(bytes(1 << 16))
+
+    def free(self) -> None:
+        """Make room again."""
+        (self.disk / "ballast").unlink(missing_ok=True)
 
     def log(self, kind: str, name: object) -> Log:
         """Open a log of operations: of nonces, calls or trades."""

@@ -36,6 +36,9 @@ _PAUSE: Final = 0.08
 _STEP_EVERY: Final = 3.0
 _STEP: Final = 3600.0
 
+#: Seconds of a round after which its disk is full, and those after which there is room again.
+_FULL: Final = (2.0, 3.0)
+
 #: The largest `-wal` that is in order once nobody is stopped in the middle of a look, which holds up its writing back:
 #: it is written back at 3 MiB, and cut to 4.
 _WAL: Final = 4 << 20
@@ -57,6 +60,7 @@ class Storm:
         self.slowest = 0.0
         self.first: tuple[int, int] | None = None
         self.last = (0, 0)
+        self.no_disk = scene.mount()
         self._scene = scene
         self._greatest: Counter[str] = Counter()
 
@@ -88,11 +92,15 @@ class Storm:
     def _round(self, end: float) -> None:
         """Let a fresh crew work and suffer until `end`; then kill all of it."""
         crew = Crew(self._scene, self.counts)
-        step = 0.0
+        step, full = 0.0, [time.monotonic() + seconds for seconds in _FULL]
         try:
             while (now := time.monotonic()) < end:
                 time.sleep(_PAUSE)
                 crew.afflict()
+                if not self.no_disk and full and now > full[0]:
+                    full.pop(0)
+                    (self._scene.fill if full else self._scene.free)()
+                    self.counts["filled"] += bool(full)
                 if now > step:
                     step = now + _STEP_EVERY
                     self.counts["steps"] += 1
@@ -102,6 +110,7 @@ class Storm:
                     wal = os.stat(f"{self._scene.database}-wal").st_size
                     self.largest_wal = max(self.largest_wal, wal)
         finally:
+            self._scene.free()
             crew.end()
 
     def _check(self) -> None:
@@ -173,6 +182,8 @@ def storm(options: argparse.Namespace, directory: Path) -> bool:
             weather.rage(60 * options.minutes)
         finally:
             arrivals = json.loads(simulator.communicate("end\n")[0])
+            if not weather.no_disk:
+                scene.unmount()
     return report(weather, scene.board, arrivals, time.monotonic() - begin)
 
 
@@ -196,6 +207,9 @@ def report(weather: Storm, board: Board, arrivals: list[Any], lasted: float) -> 
     (files, memory), (files_then, memory_then) = weather.first or (0, 0), weather.last
     if files_then > files or memory_then > memory * 1.5:
         wrong.append("the spared process has grown")
+    filled = f"NOT RUN: {weather.no_disk}"
+    if not weather.no_disk:
+        filled = f"{counts['filled']:,} times for a second; {board['full']:,} attempts were told so"
     nonces = counts["nonces"] + counts["calls"] + len(weather.replies)
     for what in wrong[:20]:
         print(what)
@@ -209,6 +223,7 @@ def report(weather: Storm, board: Board, arrivals: list[Any], lasted: float) -> 
         f"stops       {counts['stopped']:,} (SIGSTOP, up to 1 s later SIGCONT)\n"
         f"interrupts  {board['interrupts']:,} (KeyboardInterrupt at a random moment of a draw or a call)\n"
         f"clock       {counts['steps']:,} steps, up to an hour ahead or behind\n"
+        f"disk full   {filled}\n"
         f"exchange    {len(arrivals):,} requests arrived, {len(lost):,} of them by killed clients, "
         f"{len(refused)} others refused\n"
         f"violations  {len(wrong)} of any kind; two in flight {board['overlaps']} times\n"
