@@ -112,7 +112,7 @@ class Gated:
             )
             raise unsent(error, DDoSProtection)
         signed = super().sign(path, api, *args, **kwargs)  # type: ignore[misc]  # ccxt's class comes after this one
-        if sending is not None:
+        if sending is not None and is_private(api):
             sending.sign(signed["headers"]["API-Key"])
         return signed
 
