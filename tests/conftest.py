@@ -1,4 +1,4 @@
-"""The Hypothesis profile of this run, chosen by HYPOTHESIS_PROFILE.
+"""What concerns a whole run: its figures, and its Hypothesis profile, chosen by HYPOTHESIS_PROFILE.
 
 `dev` (the default) is quick, `ci` tries the same examples on each run, `deep` looks for what the others miss.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -32,3 +33,12 @@ settings.register_profile(
     stateful_step_count=100,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have recorded, by `record_property("figure", …)`, beside each other."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "figure":
+                    terminalreporter.write_line(str(value))

@@ -6,7 +6,7 @@ import itertools
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ CALLS: Final = 100
 BOTS: Final = (*CLIENTS, "krakenex")
 
 account, store = trading.account, trading.store
+
+Record = Callable[[str, object], None]
 
 
 @pytest.fixture
@@ -90,13 +92,12 @@ def check_arrivals(arrivals: Iterable[Arrival], exempt: set[int | None]) -> None
     assert all(one < other for one, other in itertools.pairwise(nonces))
 
 
-def show(capsys: pytest.CaptureFixture[str], whose: str, stats: Stats) -> None:
-    """Print the exchange's figures, of the drop-ins and of the plain clients alike."""
-    with capsys.disabled():
-        print(  # noqa: T201 - to be seen beside each other
-            f"\n{whose}: {len(stats.arrivals)} calls arrived, {stats.refused_nonce} nonces refused, "
-            f"{stats.locked_out} calls locked out, {stats.max_in_flight} in flight at once"
-        )
+def figures(whose: str, stats: Stats) -> str:
+    """Return the exchange's figures, to be seen beside each other."""
+    return (
+        f"{whose}: {len(stats.arrivals)} calls arrived, {stats.refused_nonce} nonces refused, "
+        f"{stats.locked_out} calls locked out, {stats.max_in_flight} in flight at once"
+    )
 
 
 @pytest.mark.timeout(300)  # a guard
@@ -104,7 +105,7 @@ def test_every_client_on_one_key(
     exchange: KrakenSimulator,
     account: Credentials,
     store: SQLiteStore,
-    capsys: pytest.CaptureFixture[str],
+    record_property: Record,
 ) -> None:
     """Six processes, five clients, 100 calls each, two killed and replaced: no refusal of any kind (I2, I3, I5, I6)."""
     draw = random.Random(5)
@@ -120,7 +121,7 @@ def test_every_client_on_one_key(
     assert {pid_of(record.session) for record in cut} <= {*bots.killed}
     assert len(cut) <= len(bots.killed) == len(doomed)
     stats = exchange.stats(account.key)
-    show(capsys, "drop-ins", stats)
+    record_property("figure", figures("drop-in clients", stats))
     check_arrivals(stats.arrivals, {record.nonce for record in cut})
     assert len(stats.arrivals) >= len(BOTS) * CALLS - len(cut)
     assert {record.method for record in records} >= {"AddOrder", "CancelOrder"}
@@ -128,14 +129,14 @@ def test_every_client_on_one_key(
 
 @pytest.mark.timeout(300)  # a guard
 def test_the_same_mixture_of_plain_clients_is_refused(
-    exchange: KrakenSimulator, account: Credentials, capsys: pytest.CaptureFixture[str]
+    exchange: KrakenSimulator, account: Credentials, record_property: Record
 ) -> None:
     """Without the library the same bots shut each other out, and the key is locked out."""
     with Children() as children:
         bots = Bots(children, exchange, account)
         bots.work(CALLS // 5, "", {})
     stats = exchange.stats(account.key)
-    show(capsys, "plain clients", stats)
+    record_property("figure", figures("plain clients", stats))
     assert stats.refused_nonce > 0
     assert stats.locked_out > 0
     assert bots.met

@@ -105,10 +105,12 @@ def reach_in(path: str, log: str, how: str, rounds: int) -> dict[str, Any]:
     """Meddle with a database, or fork, in the middle of transactions of this very process.
 
     Returns:
-        when each of these transactions began and ended, and the names of the errors they ended with.
+        when each of these transactions began and ended, the names of the errors they ended with, and whether this
+        process could do all of them.
     """
     held: list[tuple[int, int]] = []
     errors: list[str] = []
+    whole = False
     writer, store = Log(Path(log)), SQLiteStore(path, timeout=60, clock=StillClock())
     provider = NonceProvider(store, KEY, unit="ns")
     writer.draw(provider, 1)
@@ -128,12 +130,17 @@ def reach_in(path: str, log: str, how: str, rounds: int) -> dict[str, Any]:
         except StoreReplacedError as error:
             errors.append(type(error).__name__)
             store.close()
-            store = SQLiteStore(path, timeout=60, clock=StillClock())
+            try:
+                store = SQLiteStore(path, timeout=60, clock=StillClock())
+            except StoreReplacedError:
+                break  # this process still has the dead file: it is told to start anew
         except StoreRolledBackError as error:
             errors.append(type(error).__name__)
             break  # until somebody has run `recover`
+    else:
+        whole = True
     store.close()
-    return {"held": held, "errors": errors}
+    return {"held": held, "errors": errors, "whole": whole}
 
 
 def meddle(path: str, how: str) -> None:
