@@ -39,6 +39,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the figures that tests have recorded, by `record_property("figure", …)`, beside each other."""
     for reports in terminalreporter.stats.values():
         for report in reports:
-            for name, value in getattr(report, "user_properties", ()):
-                if name == "figure":
-                    terminalreporter.write_line(str(value))
+            if getattr(report, "when", "") == "call":
+                for name, value in report.user_properties:
+                    if name == "figure":
+                        terminalreporter.write_line(str(value))
