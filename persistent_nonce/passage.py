@@ -115,7 +115,8 @@ class Entrance(Candidate):
     async def _see(self, state: KeyState) -> KeyState:
         """Return a newer state than `state`: one that was shown to the room, or that of now."""
         room = self._room
-        if room is not None and room.state is not state:
+        probed = self.store.clock.mono() < self._next_probe
+        if room is not None and room.state is not state and probed:
             return room.state
         state, self.dead = await do(self._look)
         if room is not None:

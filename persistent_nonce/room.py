@@ -50,7 +50,8 @@ class Room:
         self.state = KeyState("")
         self.watch: Candidate | None = None
         self._guests: dict[str, Candidate] = {}
-        self._asking: list[Candidate] = []  # in the order in which they came
+        # In the order in which they came. Worker threads take from it, so nothing in it may be compared by Python code.
+        self._asking: list[tuple[int, Candidate]] = []
         self._mutex = threading.Lock()
 
     @classmethod
@@ -62,7 +63,7 @@ class Room:
         """Have the transaction of `guest` made by whoever is served next."""
         guest.answer, guest.due = None, False
         # Not at the end: those who come at once are shown their session by several threads, in any order.
-        insort(self._asking, guest, key=_came)
+        insort(self._asking, (_came(guest), guest))
 
     def serve(self, guest: Candidate) -> KeyState:
         """Make the transaction of `guest`, with those of others who came before, and return what it led to.
@@ -74,7 +75,7 @@ class Room:
                 batch: list[Candidate] = []
                 while guest.answer is None and len(batch) < _AT_ONCE:
                     try:
-                        batch.append(self._asking.pop(0))
+                        batch.append(self._asking.pop(0)[1])
                     except IndexError:
                         break
                 if batch:
@@ -82,7 +83,7 @@ class Room:
                 elif guest.answer is None:
                     raise LookupError(guest.id)  # dropped: nobody waits for this
         if isinstance(guest.answer, BaseException):
-            raise copy(guest.answer) from guest.answer.__cause__
+            raise _own(guest.answer) from guest.answer.__cause__
         return guest.answer
 
     def settle(self) -> None:
@@ -99,7 +100,7 @@ class Room:
     def leave(self, guest: Candidate) -> None:
         """Let `guest` go, wherever it stands; another one looks if it did."""
         with suppress(ValueError):
-            self._asking.remove(guest)
+            self._asking.remove((_came(guest), guest))
         self._guests.pop(guest.id, None)
         if self.watch is guest:
             self._set_watch(self._first())
@@ -146,6 +147,14 @@ def tell(state: KeyState | None, bell: Bell, session: Session, key: str) -> None
         room.see(state)
     elif room.watch is not None:
         _ring(room.watch)
+
+
+def _own(error: BaseException) -> BaseException:
+    """Return a copy of an error that others are told too, or itself if its class cannot be copied."""
+    try:
+        return copy(error)
+    except Exception:  # noqa: BLE001 - a store's own class may want any arguments
+        return error
 
 
 def _place(bell: Bell | None, session: Session, key: str) -> tuple[int, str, str]:

@@ -23,7 +23,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from types import CoroutineType, coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,7 +46,8 @@ T = TypeVar("T")
 #: Threads in which the calls of one loop are made. They are not the loop's own pool: a program may have
 #: filled that with threads that wait for their turn, and the call that they wait for could not end.
 _THREADS: Final = 8
-_limits: WeakKeyDictionary[AbstractEventLoop, Semaphore] = WeakKeyDictionary()
+#: By the id of the loop, which those in it keep: a semaphore holds on to its loop.
+_limits: WeakValueDictionary[int, Semaphore] = WeakValueDictionary()
 
 #: Seconds for which one is kept without a call: to start another lasts longer than most calls, and the loop waits.
 _KEPT: Final = 0.05
@@ -180,7 +181,8 @@ class Bell:
 
     def _end(self) -> None:
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+            with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                self._waiting.set_result(None)
 
     async def wait(self, seconds: float) -> None:
         """Wait for `seconds`, or until it rings."""
@@ -200,7 +202,7 @@ async def _in_thread(call: Callable[[], T]) -> T:
     import asyncio  # noqa: PLC0415 - as above
 
     loop = asyncio.get_running_loop()
-    async with _limits.setdefault(loop, asyncio.Semaphore(_THREADS)):
+    async with _limits.setdefault(id(loop), asyncio.Semaphore(_THREADS)):
         # A future, not a task: when a loop shuts down it cancels every task it knows.
         work: asyncio.Future[T] = loop.create_future()
         _hand_over((call, loop, work))
@@ -238,6 +240,7 @@ class _Worker:
         self._idle = idle
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._token: list[int] = []
+        self._ended = False
 
     def start(self, job: _Job) -> None:
         """Begin with `job`."""
@@ -249,6 +252,11 @@ class _Worker:
         if self._token.pop() != os.getpid():
             raise IndexError
         self._jobs.put(job)
+        # A signal handler, or another thread, may have kept this one from it for too long.
+        if self._ended:
+            with suppress(Empty):
+                self._jobs.get_nowait()
+                raise IndexError
 
     def _work(self) -> None:
         with suppress(Empty):
@@ -265,13 +273,22 @@ class _Worker:
             with suppress(IndexError):
                 self._token.pop()
                 raise
-            call, loop, work = self._jobs.get(timeout=_KEPT)  # it is on its way
+            call, loop, work = self._get_late()
         done = _make(call, work)
+        self._ended = False
         # Before the result is told: whoever has the next call shall find this thread.
         self._token.append(os.getpid())
         self._idle.append(self)
         with suppress(RuntimeError):  # the loop was closed without waiting
             loop.call_soon_threadsafe(done)
+
+    def _get_late(self) -> _Job:
+        """Return a job that is on its way, but not for ever: an interrupt may have lost it."""
+        with suppress(Empty):
+            return self._jobs.get(timeout=_KEPT)
+        self._ended = True
+        # Who puts one there from now on sees that nobody takes it.
+        return self._jobs.get_nowait()
 
 
 def _make(call: Callable[[], T], work: asyncio.Future[T]) -> Callable[[], None]:

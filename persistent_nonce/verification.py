@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.findings import Finding
 from persistent_nonce.nonces import raise_floor
-from persistent_nonce.state import MAX_NONCE, UNITS, CallRecord, KeyState
+from persistent_nonce.state import UNITS, CallRecord, KeyState
 
 __all__ = ["KeyInfo", "compare", "conclude", "finer_unit", "healed"]
 
@@ -169,7 +169,7 @@ def conclude(
     wrong = [finding for finding in findings if finding.wrong]
     diagnosis = "; ".join(f"{finding.said} ({finding.do})" for finding in wrong)
     if info.nonce > state.nonce:
-        if finer_unit(info.nonce, state, now) or info.nonce >= MAX_NONCE:
+        if finer_unit(info.nonce, state, now) or info.nonce >= state.greatest_nonce:
             return state._replace(closed=True, diagnosis=diagnosis)
         state = raise_floor(state, now, info.nonce)
     return state if state.closed else state._replace(diagnosis=diagnosis)

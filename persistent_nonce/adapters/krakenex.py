@@ -21,7 +21,7 @@ except ImportError as error:
 
 from persistent_nonce.adapters.asking import Asking, time_of
 from persistent_nonce.adapters.base import WHOLE, Gates
-from persistent_nonce.adapters.limits import Limit, was_sent_again, watch
+from persistent_nonce.adapters.limits import was_sent_again, watch
 from persistent_nonce.adapters.sending import Sending, current
 from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.gate import CallGate
@@ -115,6 +115,12 @@ class API(Asking, krakenex.API):
     def response(self, response: Any) -> None:
         self._replies.response = response
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_replies": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _replies=threading.local())
+
     def _find_gate(self) -> CallGate:
         return self._gates.of(self.key)
 
@@ -159,14 +165,9 @@ class API(Asking, krakenex.API):
             return super()._query(urlpath, data, headers, timeout)
         if not isinstance(timeout, tuple):
             timeout = (_CONNECT, self._timeout if timeout is None else timeout)
-        watch(self.session, self.uri)
-        whole = WHOLE * (timeout[1] or self._timeout)
-        with Limit(min(whole, sending.longest)) as limit:
-            try:
-                reply = super()._query(urlpath, data, headers, timeout)
-            finally:
-                # Added, since a `_query` of the program's own may come here twice.
-                sending.requests += limit.requests
-            if was_sent_again(self.response):
-                sending.requests = max(2, sending.requests)  # at least
-            return reply
+        sending.once = watch(self.session)
+        with sending.limited(WHOLE * (timeout[1] or self._timeout)):
+            reply = super()._query(urlpath, data, headers, timeout)
+        if was_sent_again(self.response):
+            sending.requests = max(2, sending.requests)  # at least
+        return reply

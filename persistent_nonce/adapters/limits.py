@@ -32,30 +32,34 @@ class Limit:
 
     Args:
         seconds: for all of them.
-        error: of the client, to be raised when the time was up.
+        error: of the client, to be raised when the time was up; None is a requests.exceptions.ReadTimeout.
 
     Raises on leaving:
-        Exception: `error`; what was raised because the time was up is its cause. A reply that came whole all the same
-            is not lost.
+        Exception: that error; what was raised because the time was up is its cause. A reply that came whole all the
+            same is not lost.
     """
 
     def __init__(
         self,
         seconds: float,
         *,
-        error: type[Exception] = requests.exceptions.ReadTimeout,
+        error: type[Exception] | None = None,
     ) -> None:
         self._seconds = seconds
-        self._error = error
+        self._error = error or requests.exceptions.ReadTimeout
         self._mutex = threading.Lock()
         self._connection: HTTPConnection | None = None
         self._over = False
         self._expired = False
-        self.requests = 0  # that may have left, those sent again among them
+        self.told = False  # whether a connection told of itself
+        self._left = 0  # requests that may have left, those sent again among them
+        self._answered = 0  # likewise, as the replies tell
+        self._outer: Limit | None = None
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
 
     def __enter__(self) -> Self:
+        self._outer = getattr(_of_thread, "limit", None)  # a hook may call meanwhile
         _of_thread.limit = self
         self._timer.start()
         return self
@@ -66,7 +70,7 @@ class Limit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _of_thread.limit = None
+        _of_thread.limit = self._outer
         with self._mutex:
             self._over = True
         self._timer.cancel()
@@ -75,6 +79,11 @@ class Limit:
                 f"no whole reply within {self._seconds:g} s; "
                 "the call may have been executed"
             ) from error
+
+    @property
+    def requests(self) -> int:
+        """How many requests may have left; 0 also if there were some of which nobody told."""
+        return max(self._left, self._answered)
 
     def check(self) -> None:
         """Raise if the time was up: a reply that was cut among its headers looks like one without a body."""
@@ -85,12 +94,18 @@ class Limit:
         """Note the connection that is to be cut, and that it begins a request."""
         with self._mutex:
             self._connection = connection
-            self.requests += 1
+            self.told = True
+            self._left += 1
 
     def never_left(self) -> None:
         """Note that the request just begun found no connection."""
         with self._mutex:
-            self.requests -= 1
+            self._left -= 1
+
+    def answered(self, sendings: int) -> None:
+        """Note a reply, and how often its request was sent."""
+        with self._mutex:
+            self._answered += sendings
 
     def _expire(self) -> None:
         self._cut()
@@ -152,20 +167,30 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def watch(session: requests.Session, url: str) -> None:
-    """Let limits count and cut the calls of `session` to `url`.
+def watch(session: requests.Session) -> bool:
+    """Let limits count and cut the calls of `session`, wherever a proxy or a redirect leads them.
 
-    An adapter of the program's own stays, only its connections tell of themselves; unless they are of a special kind.
+    An adapter of the program's own stays, only its connections tell of themselves; unless they are of a special kind,
+    or a proxy's: of those the replies tell.
+
+    Returns:
+        Whether no adapter sends a POST again by itself, so that an error without a connection says that none was sent.
     """
+    once = True
+    hooks = getattr(session, "hooks", {})
+    heard = hooks.get("response", [])
+    heard = [heard] if callable(heard) else list(heard)
+    if _heard not in heard:
+        hooks["response"] = [_heard, *heard]
     adapters = getattr(session, "adapters", {})
     for prefix, adapter in list(adapters.items()):
-        if not url.startswith(prefix):
-            continue
         if type(adapter) is HTTPAdapter:
             # Not `mount`, which takes other prefixes out for a moment: another thread may be looking one up.
             session.adapters[prefix] = _twin(adapter)
-        else:
+        elif type(adapter) is not _Adapter:
+            once = once and getattr(getattr(adapter, "max_retries", 1), "total", 1) == 0
             _follow(adapter)
+    return once
 
 
 def _follow(adapter: Any) -> None:
@@ -187,7 +212,9 @@ def _twin(adapter: HTTPAdapter) -> _Adapter:
     twin.__setstate__(adapter.__getstate__())
     retries = twin.max_retries
     allowed = retries.allowed_methods or retries.DEFAULT_ALLOWED_METHODS  # empty: any
-    twin.max_retries = retries.new(allowed_methods=frozenset(allowed) - {"POST"})
+    # Never empty, which again would be any.
+    allowed = (frozenset(allowed) - {"POST"}) or {"HEAD"}
+    twin.max_retries = retries.new(allowed_methods=allowed)
     return twin
 
 
@@ -204,6 +231,13 @@ def never_connected(error: BaseException) -> bool:
 
 
 def was_sent_again(response: Any) -> bool:
-    """Whether an adapter of the program's own session sent the request more than once."""
+    """Whether a reply itself tells that its request was sent more than once; a session may have no hooks."""
     retries = getattr(getattr(response, "raw", None), "retries", None)
     return bool(getattr(response, "history", None) or getattr(retries, "history", None))
+
+
+def _heard(response: Any, *_: object, **__: object) -> None:
+    limit = getattr(_of_thread, "limit", None)
+    if limit is not None:
+        retries = getattr(getattr(response, "raw", None), "retries", None)
+        limit.answered(1 + len(getattr(retries, "history", ())))

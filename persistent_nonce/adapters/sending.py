@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from persistent_nonce import replies
-from persistent_nonce.adapters.limits import never_connected
+from persistent_nonce.adapters.limits import Limit, never_connected
 from persistent_nonce.adapters.unsent import unsent
 from persistent_nonce.calls import Call
 from persistent_nonce.errors import CallError
 from persistent_nonce.state import fingerprint
 
-__all__ = ["Sending", "current"]
+__all__ = ["Sending", "aside", "current"]
 
 T = TypeVar("T")
 
@@ -27,6 +29,16 @@ _current: Final[ContextVar[Sending[Any] | None]] = ContextVar("sending", default
 def current() -> Sending[Any] | None:
     """Return the call that this thread or task is sending."""
     return _current.get()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Send what is no part of the call, such as a public request that its client, or a task of its, makes meanwhile."""
+    token = _current.set(None)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 class Sending(Generic[T]):
@@ -42,6 +54,7 @@ class Sending(Generic[T]):
     Attributes:
         requests: how often the bytes of the call may have left; a client of the program's own may send them again.
         counts: whether `requests` is sure to count all of them.
+        once: whether its client sends it once only, if nothing counts.
         signed: whether there are bytes that can have left.
         reply: what the exchange said, in its own form; None if it said nothing of that form.
     """
@@ -52,6 +65,7 @@ class Sending(Generic[T]):
         self._family = family
         self.requests = 0
         self.counts = False
+        self.once = True
         self.signed = False
         self.reply: Any = None
         self._errors: list[str] | None = None
@@ -83,6 +97,28 @@ class Sending(Generic[T]):
             )
             raise unsent(error, self._family)
         self.signed = True
+
+    def leaves(self) -> None:
+        """Note that the bytes are about to leave: what was said of an earlier sending does not hold for this one."""
+        self.reply = self._errors = None
+
+    @contextmanager
+    def limited(
+        self, seconds: float, *, error: type[Exception] | None = None
+    ) -> Iterator[Limit]:
+        """Give what is sent through `requests` so many seconds for its whole reply, and count how often it leaves.
+
+        Args:
+            seconds: unless the call may take less.
+            error: of the client, to be raised when the time is up; None is that of `requests`.
+        """
+        with Limit(min(seconds, self.longest), error=error) as limit:
+            try:
+                yield limit
+            finally:
+                # Added, since a program's own code may send twice.
+                self.requests += limit.requests
+                self.counts |= limit.told
 
     def replied(self, reply: Any) -> None:
         """Note a reply, as it was parsed."""
@@ -137,4 +173,6 @@ class Sending(Generic[T]):
         if not self.signed:
             return False
         # Only of the last sending does the error say that there was no connection.
-        return self.requests > 0 or not (self.counts or never_connected(error))
+        return self.requests > 0 or not (
+            self.counts or (self.once and never_connected(error))
+        )

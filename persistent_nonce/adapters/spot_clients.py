@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import aiohttp
 import requests
+from aiohttp.base_protocol import BaseProtocol
 from kraken import base_api
 from kraken.exceptions import KrakenRateLimitExceededError
 
 from persistent_nonce.adapters import limits, traces
 from persistent_nonce.adapters.asking import Asking, AsyncAsking, time_of
 from persistent_nonce.adapters.base import WHOLE, Gates
-from persistent_nonce.adapters.sending import Sending, current
+from persistent_nonce.adapters.sending import Sending, aside, current
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.gate import CallGate
 from persistent_nonce.state import Recovery
@@ -137,7 +138,8 @@ class SpotClient(Gated, Asking):
         """
         if self._goes_straight(auth=auth):
             options |= {"auth": auth, "extra_params": extra_params}
-            return super().request(method, uri, params, timeout, **options)
+            with aside():
+                return super().request(method, uri, params, timeout, **options)
         data = _merged(params, extra_params)
         gate = self._find_gate()
         post = partial(super().request, method, uri, timeout=timeout, **options)
@@ -172,18 +174,16 @@ class SpotClient(Gated, Asking):
     ) -> Any:
         # `requests` takes no limit, and two at once, as well.
         whole = WHOLE * part if isinstance(part, int | float) else math.inf
-        with limits.Limit(min(whole, sending.longest)) as limit:
-            try:
-                return post(params=dict(data))
-            finally:
-                sending.requests += limit.requests
+        with sending.limited(whole):
+            return post(params=dict(data))
 
     # --- python-kraken-sdk's private methods, each called for every request
 
     def _SpotClient__check_renew_session(self) -> None:  # noqa: N802 - a mangled name
         super()._SpotClient__check_renew_session()  # type: ignore[misc]  # a mangled name
-        if current() is not None:
-            limits.watch(self._SpotClient__session, self.URL)  # type: ignore[attr-defined]  # a mangled name
+        sending = current()
+        if sending is not None:
+            sending.once = limits.watch(self._SpotClient__session)  # type: ignore[attr-defined]  # a mangled name
 
     def _SpotClient__check_response_data(  # noqa: N802 - a mangled name
         self, response: requests.Response, *, return_raw: bool = False
@@ -191,8 +191,6 @@ class SpotClient(Gated, Asking):
         sending = current()
         if sending is not None:
             _note(sending, response.status_code, response.content)
-            if limits.was_sent_again(response):
-                sending.requests = max(2, sending.requests)  # at least
         check = super()._SpotClient__check_response_data  # type: ignore[misc]  # a mangled name
         return check(response=response, return_raw=return_raw)
 
@@ -217,7 +215,8 @@ class SpotAsyncClient(Gated, AsyncAsking, base_api.SpotAsyncClient):
         """
         if self._goes_straight(auth=auth):
             options |= {"auth": auth, "extra_params": extra_params}
-            return await super().request(method, uri, params, timeout, **options)
+            with aside():
+                return await super().request(method, uri, params, timeout, **options)
         data = _merged(params, extra_params)
         gate = await self._find_gate()
         post = partial(super().request, method, uri, timeout=timeout, **options)
@@ -262,7 +261,9 @@ class SpotAsyncClient(Gated, AsyncAsking, base_api.SpotAsyncClient):
     ) -> Any:
         sending = current()
         if sending is not None:
-            _note(sending, response.status, await response.read())
+            body = await response.read()
+            response.content = _refilled(body)
+            _note(sending, response.status, body)
         check = super()._SpotAsyncClient__check_response_data  # type: ignore[misc]  # a mangled name
         return await check(response=response, return_raw=return_raw)
 
@@ -283,6 +284,15 @@ def _merged(
 
 def _time(reply: Any) -> float:
     return time_of(reply.get("result") if isinstance(reply, dict) else None)
+
+
+def _refilled(body: bytes) -> aiohttp.StreamReader:
+    """Return the stream of a reply that was read, for a caller who reads it in parts."""
+    loop = asyncio.get_running_loop()
+    stream = aiohttp.StreamReader(BaseProtocol(loop), len(body) + 1, loop=loop)
+    stream.feed_data(body)
+    stream.feed_eof()
+    return stream
 
 
 def _note(sending: Sending[Any], status: int, body: bytes) -> None:

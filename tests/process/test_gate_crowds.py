@@ -122,13 +122,17 @@ def test_thousands_of_tasks(
         nearby.tell()
         taken = nearby.result()
     gc.unfreeze()
-    figures = f"{wall:.1f} s, CPU {cpu:.1f} s, loop late by {heart.latest * 1e3:.0f} ms"
-    figures += f" (one that does nothing by {taken * 1e3:.0f} ms)"
+    figures = (
+        f"{wall:.1f} s, CPU {cpu:.1f} s, loop late by {heart.latest * 1e3:.0f} ms "
+        f"(one that does nothing by {taken * 1e3:.0f} ms), {len(store.late)} passed over"
+    )
     print(figures)  # noqa: T201 - shown with -rP, and where it fails
     assert len(gone) > cancelled // 2
     assert sorted([*served, *gone]) == list(range(tasks))
     in_order = sorted(store.begun, key=store.begun.__getitem__)
     assert len(in_order) >= len(served)
+    # On a machine so busy that a thread does not run for a second, a call may let its turn pass.
+    in_order = [call for call in in_order if call not in store.late]
     for one, next_ in pairwise(in_order):
         assert store.tickets[one] < store.tickets[next_]
     assert heart.threads - before <= 8 + 1  # one may be about to end

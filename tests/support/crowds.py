@@ -25,11 +25,12 @@ _BEAT: Final = 0.005
 
 
 class NotingStore(SQLiteStore):
-    """A store that notes each call's ticket, and its nonce once it has begun."""
+    """A store that notes each call's ticket, its nonce once it has begun, and whether it was ever passed over."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.tickets: dict[str, int] = {}
         self.begun: dict[str, int] = {}
+        self.late: set[str] = set()
         super().__init__(*arguments, **options)
 
     def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
@@ -43,6 +44,7 @@ class NotingStore(SQLiteStore):
                 if call.id in self.tickets:
                     break
                 self.tickets[call.id] = call.ticket
+            self.late.update(call.id for call in changed.state.queue if call.late)
             if (running := changed.state.running) is not None:
                 self.tickets.setdefault(running.id, before.ticket + 1)
                 self.begun[running.id] = running.nonce

@@ -36,7 +36,7 @@ Tell = Callable[[str], None]
 
 
 class Still(SystemClock):
-    """The machine's clock, but for a wall clock that stands still, and a name of the boot if one is given.
+    """The machine's clock, but for a wall clock that stands until it is moved, and a name of the boot if one is given.
 
     No nonce is new because time went by: one that regresses shows.
     """
@@ -52,6 +52,10 @@ class Still(SystemClock):
     def boot(self) -> str | None:
         """Return the name of this boot."""
         return self._name or super().boot()
+
+    def forward(self, length: int) -> None:
+        """Move the wall clock by so many nanoseconds."""
+        self._wall += length
 
 
 class Victim:

@@ -14,7 +14,7 @@ from persistent_nonce import CallGate, NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
 from persistent_nonce.state import KeyState, fingerprint
 from persistent_nonce.stores import rows
-from tests.support.doomed_works import BEGIN, URGENT, WORKS, Still, Tell, Victim
+from tests.support.doomed_works import BEGIN, WORKS, Still, Tell, Victim
 from tests.support.killing import GUARD, forked
 from tests.support.workers import KEY
 
@@ -51,8 +51,9 @@ class Judge:
         self._ceiling_is_proven(before)
         with SQLiteStore(self._path, clock=self._clock, timeout=GUARD) as store:
             gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
-            urgent = URGENT if before.refusals else 0
-            with gate.call("Balance", priority=urgent) as call:
+            # A refused nonce's back-off, which by a clock that stands is never over, also of one that was healed.
+            self._clock.forward(max(0, before.not_before - before.set_at))
+            with gate.call("Balance") as call:
                 self._demand(call.nonce > self._greatest, "the call has an old nonce")
                 self._demand(call.nonce > before.nonce, "the call's nonce was logged")
             last = NonceProvider(store, KEY).next()

@@ -302,7 +302,7 @@ def test_connections_of_a_socks_proxy_are_let_be(
     manager = SimpleNamespace(pool_classes_by_scheme=special)
     monkeypatch.setattr(HTTPAdapter, "proxy_manager_for", lambda *_, **__: manager)
     session = requests.Session()
-    limits.watch(session, "https://exchange.invalid/")
+    limits.watch(session)
     adapter = session.get_adapter("https://exchange.invalid/")
     assert type(adapter) is not HTTPAdapter
     assert isinstance(adapter, HTTPAdapter)

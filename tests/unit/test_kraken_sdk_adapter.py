@@ -154,11 +154,11 @@ def test_the_whole_reply_is_due_before_the_call_may_be_overtaken(
     asked: list[float] = []
 
     class Noted:
-        def __init__(self, seconds: float) -> None:
+        def __init__(self, seconds: float, **_: object) -> None:
             asked.append(seconds)
             raise ReachedError
 
-    monkeypatch.setattr(limits, "Limit", Noted)
+    monkeypatch.setattr("persistent_nonce.adapters.sending.Limit", Noted)
     monkeypatch.setattr(base_api.SpotClient, "TIMEOUT", default)
     client = SpotClient(KEY, SECRET, store=MemoryStore())
     with pytest.raises(ReachedError):
@@ -178,7 +178,7 @@ def test_a_watched_session_is_never_without_an_adapter() -> None:
     before = list(session.adapters)
     session.adapters = Fixed(session.adapters)
     for url in ("https://api.kraken.com", "http://127.0.0.1"):
-        limits.watch(session, url)
+        limits.watch(session)
         assert type(session.get_adapter(url)) is not HTTPAdapter
     assert list(session.adapters) == before
 

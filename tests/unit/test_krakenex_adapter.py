@@ -1032,11 +1032,11 @@ def test_the_whole_reply_is_due_before_the_call_may_be_overtaken(
     asked: list[float] = []
 
     class Noted(limits.Limit):
-        def __init__(self, seconds: float) -> None:
+        def __init__(self, seconds: float, **options: Any) -> None:
             asked.append(seconds)
-            super().__init__(seconds)
+            super().__init__(seconds, **options)
 
-    monkeypatch.setattr("persistent_nonce.adapters.krakenex.Limit", Noted)
+    monkeypatch.setattr("persistent_nonce.adapters.sending.Limit", Noted)
 
     def held(_: Post) -> dict[str, object]:
         running = store.read(fingerprint(KEY)).running
@@ -1057,14 +1057,14 @@ def test_a_session_s_own_retries_never_send_a_call_twice(
     session = requests.Session()
     retries = Retry(4, connect=2, allowed_methods=methods, status_forcelist=[502])
     session.mount("https://", HTTPAdapter(max_retries=retries, pool_maxsize=3))
-    limits.watch(session, "https://api.kraken.com")
+    limits.watch(session)
     adapter: Any = session.get_adapter("https://api.kraken.com/0/private/AddOrder")
     assert type(adapter) is not HTTPAdapter
     assert (adapter._pool_maxsize, adapter.max_retries.connect) == (3, 2)
     assert adapter.max_retries.is_retry("GET", 502)
     assert not adapter.max_retries.is_retry("POST", 502)
     assert not adapter.max_retries._is_method_retryable("POST")
-    limits.watch(session, "https://api.kraken.com")
+    limits.watch(session)
     assert session.get_adapter("https://api.kraken.com/") is adapter
 
 
@@ -1076,7 +1076,7 @@ def test_an_adapter_of_the_program_s_own_is_left_alone() -> None:
 
     session, own = requests.Session(), Own()
     session.mount("https://api.kraken.com", own)
-    limits.watch(session, "https://api.kraken.com")
+    limits.watch(session)
     assert session.get_adapter("https://api.kraken.com/") is own
 
 

@@ -21,8 +21,8 @@ except ImportError as error:
 from persistent_nonce.adapters.asking import Asking, time_of
 from persistent_nonce.adapters.base import WHOLE
 from persistent_nonce.adapters.ccxt.gated import PRIVATE, Gated, is_private, once
-from persistent_nonce.adapters.limits import Limit, watch
-from persistent_nonce.adapters.sending import Sending, current
+from persistent_nonce.adapters.limits import watch
+from persistent_nonce.adapters.sending import Sending, aside, current
 from persistent_nonce.gate import CallGate
 
 __all__ = ["kraken"]
@@ -58,7 +58,8 @@ class kraken(Gated, Asking, _kraken):  # noqa: N801 - ccxt's name, by which bots
         """
         fetch = super().fetch2
         if not is_private(api):
-            return fetch(path, api, method, params or {}, *args, **kwargs)
+            with aside():
+                return fetch(path, api, method, params or {}, *args, **kwargs)
         self.check_required_credentials()
 
         def send(_: Sending[Any]) -> Any:
@@ -81,13 +82,11 @@ class kraken(Gated, Asking, _kraken):  # noqa: N801 - ccxt's name, by which bots
         sending = current()
         if sending is None:
             return super().fetch(url, method, headers, body)
-        watch(self.session, url)
-        seconds = min(WHOLE * self.timeout / 1000, sending.longest)
-        with Limit(seconds, error=RequestTimeout) as limit:
-            try:
-                reply = super().fetch(url, method, headers, body)
-            finally:
-                sending.requests += limit.requests
+        sending.once = watch(self.session)
+        sending.leaves()
+        whole = WHOLE * self.timeout / 1000
+        with sending.limited(whole, error=RequestTimeout) as limit:
+            reply = super().fetch(url, method, headers, body)
             if sending.reply is None:
                 limit.check()
             return reply

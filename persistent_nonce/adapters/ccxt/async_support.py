@@ -10,7 +10,7 @@ from ccxt.base.errors import RequestTimeout
 
 from persistent_nonce.adapters.asking import AsyncAsking, time_of
 from persistent_nonce.adapters.ccxt.gated import PRIVATE, Gated, is_private, once
-from persistent_nonce.adapters.sending import Sending, current
+from persistent_nonce.adapters.sending import Sending, aside, current
 from persistent_nonce.adapters.traces import watch
 from persistent_nonce.gate import CallGate
 
@@ -35,7 +35,8 @@ class kraken(Gated, AsyncAsking, _kraken):  # noqa: N801 - ccxt's name, by which
         """Send a request; a private one when it is its turn. See the class without a loop."""
         fetch = super().fetch2
         if not is_private(api):
-            return await fetch(path, api, method, params or {}, *args, **kwargs)
+            with aside():
+                return await fetch(path, api, method, params or {}, *args, **kwargs)
         self.check_required_credentials()
 
         async def send(_: Sending[Any]) -> Any:
@@ -58,6 +59,8 @@ class kraken(Gated, AsyncAsking, _kraken):  # noqa: N801 - ccxt's name, by which
         sending = current()
         if sending is None:
             return await super().fetch(url, method, headers, body)
+        sending.leaves()
+        sending.counts = True  # `open` sees to that before anything is sent
         try:
             async with asyncio.timeout(sending.longest):  # ccxt's may be longer
                 return await super().fetch(url, method, headers, body)
