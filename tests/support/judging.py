@@ -7,10 +7,10 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
-from persistent_nonce import CallGate, NonceProvider, SQLiteStore
+from persistent_nonce import CallGate, LockedOutError, NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
 from persistent_nonce.state import KeyState, fingerprint
 from persistent_nonce.stores import rows
@@ -51,8 +51,12 @@ class Judge:
         self._ceiling_is_proven(before)
         with SQLiteStore(self._path, clock=self._clock, timeout=GUARD) as store:
             gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
-            # A refused nonce's back-off, which by a clock that stands is never over, also of one that was healed.
-            self._clock.forward(max(0, before.not_before - before.set_at))
+            if before.not_before > before.set_at:
+                # The back-off of a refused nonce, also of one that was healed, is never over by a clock that stands;
+                # by one that was set back it begins anew with the first look.
+                with suppress(LockedOutError), gate.call("Balance", timeout=0.0):
+                    pass
+                self._clock.forward(before.not_before - before.set_at)
             with gate.call("Balance") as call:
                 self._demand(call.nonce > self._greatest, "the call has an old nonce")
                 self._demand(call.nonce > before.nonce, "the call's nonce was logged")

@@ -45,6 +45,7 @@ def series(name: str, directory: str, again: int, compound: bool) -> dict[str, A
             point = [line[6:] for line in deaths[0] if line.startswith("point ")]
             trials.judge(f"{number}, {point}, {more}", deaths)
             points += point
+            print(number, flush=True)  # noqa: T201 - whoever waits for the result sees that it goes on
             census = [line[7:] for line in deaths[0] if line.startswith("census ")]
     left = [len(list(d.iterdir())) for d in Path(directory).glob("*.sessions")]
     return {

@@ -201,4 +201,5 @@ def assault(
         while not trials.wrong and tracer.strike(Fault(call, what, f"{number}{on}")):
             struck[place] += 1
             number += step
+            print(number, flush=True)  # noqa: T201 - whoever waits for the result sees that it goes on
     return {"struck": struck, "wrong": trials.wrong}
