@@ -222,10 +222,10 @@ def test_a_loop_that_ends_with_tasks_waiting(
         if closed:
             loop.close()
         else:
-            loop._selector.close()  # type: ignore[attr-defined]  # or its end would warn of it
-            loop._csock.close()  # type: ignore[attr-defined]  # likewise
-            loop._ssock.close()  # type: ignore[attr-defined]  # likewise
-            loop._closed = True  # type: ignore[attr-defined]  # likewise
+            loop._selector.close()  # type: ignore[attr-defined]  # its end would warn
+            loop._csock.close()  # type: ignore[attr-defined]  # its end would warn
+            loop._ssock.close()  # type: ignore[attr-defined]  # its end would warn
+            loop._closed = True  # type: ignore[attr-defined]  # its end would warn
         del loop
         asyncio.run(later())
     until(lambda: nothing_left(store, gate), "the calls to be taken back")

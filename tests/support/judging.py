@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 
-from persistent_nonce import CallGate, LockedOutError, NonceProvider, SQLiteStore
+from persistent_nonce import CallGate, GateTimeoutError, NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
 from persistent_nonce.state import KeyState, fingerprint
 from persistent_nonce.stores import rows
@@ -54,7 +54,7 @@ class Judge:
             if before.not_before > before.set_at:
                 # The back-off of a refused nonce, also of one that was healed, is never over by a clock that stands;
                 # by one that was set back it begins anew with the first look.
-                with suppress(LockedOutError), gate.call("Balance", timeout=0.0):
+                with suppress(GateTimeoutError), gate.call("Balance", timeout=0.0):
                     pass
                 self._clock.forward(before.not_before - before.set_at)
             with gate.call("Balance") as call:
