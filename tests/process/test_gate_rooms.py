@@ -77,6 +77,7 @@ def test_arrivals_hide_no_death(
     async def main(child: Any) -> int:
         first = asyncio.create_task(passes(gate))
         await queued(store, gate, AHEAD + 1)
+        await asyncio.sleep(0.5)  # until it has found all of them alive
         child.kill()
         crowd = [first]
         deadline = time.monotonic() + GUARD

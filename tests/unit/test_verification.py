@@ -208,6 +208,15 @@ def test_no_nonce_left_closes(nonce: int) -> None:
     assert (state.closed, state.nonce) == (True, ASKED)
 
 
+def test_a_floor_beyond_what_the_exchange_takes_closes() -> None:
+    """Where the key's greatest nonce leaves none above the floor, the key is closed, with the reason (I10)."""
+    state = STATE._replace(greatest=STATE.nonce + 10)
+    closed = conclude(state, NOW, info(STATE.nonce + 10), WRONG)
+    assert (closed.closed, closed.nonce) == (True, STATE.nonce)
+    assert closed.diagnosis
+    assert not conclude(state, NOW, info(STATE.nonce + 9), WRONG).closed
+
+
 def test_the_last_floor_that_leaves_a_nonce() -> None:
     """One below the greatest nonce is followed still."""
     state = conclude(STATE, NOW, info(MAX_NONCE - 1), WRONG)
