@@ -211,7 +211,8 @@ class SpotAsyncClient(Gated, AsyncAsking, base_api.SpotAsyncClient):
     ) -> Any:
         """Send a private call when it is its turn, and return what python-kraken-sdk makes of the reply.
 
-        As `SpotClient.request` does. A task that is cancelled gives up its turn; a call that it has sent is in doubt.
+        As `SpotClient.request` does. A task that is cancelled gives up its turn; a call that it has sent is in doubt,
+        unless the reply was there and the key was being verified after a refused nonce: then it is on record as it was.
         """
         if self._goes_straight(auth=auth):
             options |= {"auth": auth, "extra_params": extra_params}
