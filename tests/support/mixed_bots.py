@@ -12,6 +12,7 @@ import ccxt
 import ccxt.async_support
 import kraken.spot
 import krakenex
+import uvloop
 
 import persistent_nonce.adapters.ccxt as our_ccxt
 import persistent_nonce.adapters.ccxt.async_support as our_async
@@ -169,6 +170,9 @@ _BLOCKING: Final = {"krakenex": _krakenex, "sdk": _sdk, "ccxt": _ccxt}
 _LOOPING: Final = {"async sdk": _async_sdk, "async ccxt": _async_ccxt}
 CLIENTS: Final = (*_BLOCKING, *_LOOPING)
 
+#: The one whose loop is not asyncio's own.
+_ON_UVLOOP: Final = "async sdk"
+
 
 def trade(*given: Any) -> dict[str, int]:
     """Do a job, with a line on standard output for each call; return how often each error was met."""
@@ -179,7 +183,8 @@ def trade(*given: Any) -> dict[str, int]:
         options = {"store": store, "gate_timeout": _PATIENCE, "tier": "pro"}
     if job.client in _BLOCKING:
         return run(_work(_BLOCKING[job.client](job, options), job.calls))
-    return asyncio.run(_on_a_loop(job, options))
+    loop = uvloop.run if job.client == _ON_UVLOOP else asyncio.run
+    return loop(_on_a_loop(job, options))
 
 
 async def _on_a_loop(job: Job, options: dict[str, Any]) -> dict[str, int]:
