@@ -106,7 +106,8 @@ def test_database_left_by_a_kill_is_read(path: Path, reader: Reader) -> None:
         "import os, sys\n"
         "from persistent_nonce.provider import NonceProvider\n"
         "from persistent_nonce.stores.sqlite import SQLiteStore\n"
-        "print(NonceProvider(SQLiteStore(sys.argv[1]), sys.argv[2]).next(), flush=True)\n"
+        "store = SQLiteStore(sys.argv[1])\n"  # or it would be closing when it is killed
+        "print(NonceProvider(store, sys.argv[2]).next(), flush=True)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     with Children() as children:
