@@ -173,7 +173,8 @@ class Reader:
     def _unsettled(self) -> StoreUnavailableError:
         if os.path.exists(self._wal) and not os.path.exists(self._shm):
             return StoreUnavailableError(
-                f"{self.path} has a -wal but no -shm: it was copied, or its -shm deleted",
+                f"{self.path} has a -wal but no -shm: it was copied, its -shm deleted, "
+                "or its last program killed as it closed",
                 "start a program that uses it: opening it to write sets this right",
             )
         return StoreUnavailableError(

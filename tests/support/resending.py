@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
+
+from tests.support.serving import serving, url_of
 
 __all__ = ["NOWHERE", "Answer", "Eager", "between", "eager"]
 
@@ -59,8 +60,9 @@ def between(exchange: str, answer: Answer) -> Iterator[str]:
             Handler.struck = True
             self._ask()
             if answer == "502 and gone":
-                server.shutdown()
-                server.server_close()
+                # Nobody is to listen any more; the end of the test does it once more.
+                self.server.shutdown()
+                self.server.server_close()
             if answer.startswith("307"):
                 where = NOWHERE if answer == "307 to nowhere" else exchange
                 self.send_response(307)
@@ -89,12 +91,5 @@ def between(exchange: str, answer: Answer) -> Iterator[str]:
             finally:
                 way.close()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as server:
+        yield url_of(server)

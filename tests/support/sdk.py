@@ -7,8 +7,7 @@ import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Final, TypeAlias
 
 import pytest
@@ -18,6 +17,7 @@ from persistent_nonce.adapters import kraken_sdk
 from persistent_nonce.state import fingerprint
 from persistent_nonce.stores.base import Store
 from persistent_nonce.testing import Credentials, KrakenSimulator, Stats
+from tests.support.serving import serving, url_of
 from tests.support.trading import outcomes
 
 __all__ = ["KINDS", "Asker", "Desk", "connected", "desk", "file_server"]
@@ -174,12 +174,5 @@ def file_server(body: bytes, *, status: int = 200) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as server:
+        yield url_of(server)

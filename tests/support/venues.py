@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, ClassVar, Final
 
 import requests
+
+from tests.support.serving import serving, url_of
 
 __all__ = ["KEY", "Bitfinex", "Gemini", "Venue"]
 
@@ -63,15 +65,9 @@ class Venue:
     def open(self) -> Iterator[None]:
         """Answer on a port of this machine."""
         handler = type("_Handler", (_Handler,), {"venue": self})
-        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-            self.url = f"http://127.0.0.1:{server.server_port}"
-            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-            thread.start()
-            try:
-                yield
-            finally:
-                server.shutdown()
-                thread.join(_GUARD)
+        with serving(handler) as server:
+            self.url = url_of(server)
+            yield
 
     @contextmanager
     def visit(self) -> Iterator[None]:
