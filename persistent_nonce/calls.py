@@ -25,8 +25,8 @@ from persistent_nonce.errors import (
     NestedCallError,
     StoreError,
 )
-from persistent_nonce.passage import Entrance, Passage
-from persistent_nonce.room import tell
+from persistent_nonce.passage import Entrance, Passage, check_turn
+from persistent_nonce.room import meet, tell
 from persistent_nonce.state import BackOff, Changed, KeyState, Outcome, Running
 from persistent_nonce.steps import Bell, arun, do, identity, run
 from persistent_nonce.stores.base import Session, Store
@@ -208,7 +208,7 @@ class Call:
 
     async def _enter(self) -> None:
         try:
-            session = await do(self._store.session)
+            session = await meet(self._store, self._bell)
             if self._caller in session.callers:
                 raise NestedCallError(
                     f"a call of key {self.key} inside another one of the same caller",
@@ -227,6 +227,7 @@ class Call:
                 bell=self._bell,
             )
             self._running = await entrance.wait()
+            check_turn(self._running, self._store.now(), self._name)
         except GeneratorExit:
             self._drop("not_sent")  # in the middle: nothing can be awaited any more
             raise

@@ -58,6 +58,7 @@ class Candidate:
         dead: the sessions that it has found dead.
         answer: the state that its last transaction led to, or the error; None until then.
         due: it has to make another transaction.
+        left: it waits no more; a transaction that took it up before must not let it stand in the queue.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Candidate:
         self.dead: frozenset[str] = frozenset()
         self.answer: KeyState | BaseException | None = None
         self.due = False
+        self.left = False
         self._pid = os.getpid()
 
     def prepare(self, state: KeyState, now: Now) -> Changed:
@@ -143,8 +145,8 @@ class _Trial:
         live = frozenset(session.live)
         state = self._each(self._calls, Candidate.prepare, state, now)
         state, self.lost = rules.prune(state, now, self.dead, session.name, live)
-        # Another one was dropped while this thread was on its way.
-        here = [call for call in self._calls if call.id in live]
+        # Another one was dropped, or cancelled and taken out, while this thread was on its way.
+        here = [call for call in self._calls if call.id in live and not call.left]
         state = self._each(here, Candidate.join, state, now)
         state = self._each(_may_move(here, state), Candidate.admit, state, now)
         return Changed(state, (*self.lost, *self._records))

@@ -16,12 +16,13 @@ from typing import Final
 from persistent_nonce import recovery, rules
 from persistent_nonce.candidate import Candidate, Passage, attempt
 from persistent_nonce.clock import SECOND, Now, nanoseconds
+from persistent_nonce.errors import GateTimeoutError
 from persistent_nonce.messages import COUNTER, locked_out, timed_out, waits_for
 from persistent_nonce.room import Room
 from persistent_nonce.state import KeyState, Running
 from persistent_nonce.steps import do, pause
 
-__all__ = ["Entrance", "Passage"]
+__all__ = ["Entrance", "Passage", "check_turn"]
 
 _LOG: Final = logging.getLogger("persistent_nonce")
 
@@ -197,3 +198,12 @@ class Entrance(Candidate):
         if self._room and state.running and state.running.id == self._room.inside:
             look = _LOOK_SELDOM  # its end will be told
         return min(look, wait / scale)
+
+
+def check_turn(running: Running, now: Now, name: str) -> None:
+    """Raise if a call learns of its turn only when others may have overtaken it: its body must not begin (I5)."""
+    if now.mono > running.until:
+        raise GateTimeoutError(
+            f"{name} was not sent: it learned of its turn only after its hold_timeout",
+            "keep the event loop and the store free, or give a longer hold_timeout",
+        )

@@ -16,16 +16,19 @@ import threading
 from bisect import insort
 from contextlib import suppress
 from copy import copy
-from typing import Final
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from persistent_nonce import rules
 from persistent_nonce.candidate import Candidate, attempt_together
 from persistent_nonce.state import KeyState
-from persistent_nonce.steps import Bell
-from persistent_nonce.stores.base import Session
+from persistent_nonce.steps import Bell, do, until
+from persistent_nonce.stores.base import Session, Store
 
-__all__ = ["Room", "tell"]
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future
+
+__all__ = ["Room", "meet", "tell"]
 
 #: Calls that are put into the queue in one transaction, at most: it keeps other processes waiting.
 _AT_ONCE: Final = 50
@@ -33,6 +36,11 @@ _AT_ONCE: Final = 50
 
 #: By loop, session and key. Only those in it keep a room: a loop that is thrown away takes its tasks with it.
 _rooms: Final[WeakValueDictionary[tuple[int, str, str], Room]] = WeakValueDictionary()
+
+#: By loop and the store's id: what those wait for who ask for a session while another one does.
+_asked: Final[
+    WeakKeyDictionary[AbstractEventLoop, dict[int, Future[Session | None]]]
+] = WeakKeyDictionary()
 
 
 class Room:
@@ -70,7 +78,7 @@ class Room:
 
         To be called in a worker thread.
         """
-        while guest.answer is None:
+        while (answer := guest.answer) is None:
             with self._mutex:
                 batch: list[Candidate] = []
                 while guest.answer is None and len(batch) < _AT_ONCE:
@@ -82,9 +90,10 @@ class Room:
                     attempt_together(batch)
                 elif guest.answer is None:
                     raise LookupError(guest.id)  # dropped: nobody waits for this
-        if isinstance(guest.answer, BaseException):
-            raise _own(guest.answer) from guest.answer.__cause__
-        return guest.answer
+        # Read once: an error after the commit is told to those who have an answer too.
+        if isinstance(answer, BaseException):
+            raise _own(answer) from answer.__cause__
+        return answer
 
     def settle(self) -> None:
         """Wait for the end of the transaction that is being made."""
@@ -99,6 +108,7 @@ class Room:
 
     def leave(self, guest: Candidate) -> None:
         """Let `guest` go, wherever it stands; another one looks if it did."""
+        guest.left = True
         with suppress(ValueError):
             self._asking.remove((_came(guest), guest))
         self._guests.pop(guest.id, None)
@@ -135,6 +145,28 @@ class Room:
         self.watch = guest
         if guest is not None:
             _ring(guest)
+
+
+async def meet(store: Store, bell: Bell | None) -> Session:
+    """Return this process's session; tasks that ask at once are told at once, in that order (I7)."""
+    if bell is None:
+        return await do(store.session)
+    asked = _asked.setdefault(bell.loop, {})
+    if id(store) in asked:
+        # Shielded: who is cancelled takes it from nobody else.
+        from asyncio import shield  # noqa: PLC0415 - who has no event loop need not load it
+
+        known: Session | None = await until(shield(asked[id(store)]))
+        return await do(store.session) if known is None else known
+    found: Session | None = None
+    told = asked[id(store)] = bell.loop.create_future()
+    try:
+        found = await do(store.session)
+        return found
+    finally:
+        del asked[id(store)]
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            told.set_result(found)
 
 
 def tell(state: KeyState | None, bell: Bell, session: Session, key: str) -> None:

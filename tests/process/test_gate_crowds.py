@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import random
 import threading
@@ -25,6 +26,7 @@ from persistent_nonce.errors import (
     StoreUnavailableError,
 )
 from persistent_nonce.state import Changed, KeyState
+from persistent_nonce.stores.sessions import FileSession
 from tests.support.callers import GUARD, Caller, until
 from tests.support.crowds import (
     Heart,
@@ -437,3 +439,32 @@ def test_tasks_that_start_at_once(gate: CallGate, loop: str) -> None:
 
     RUN[loop](main())
     assert order == [*range(200)]
+
+
+@LOOPS
+def test_tasks_whose_session_comes_late(
+    store: NotingStore, gate: CallGate, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tasks that ask for their session at once go on in their order, also when it is told to one late (I7)."""
+    order: list[int] = []
+    asked = itertools.count()
+    session = store.session
+
+    def slow() -> FileSession:
+        if next(asked) == 0:
+            time.sleep(0.2)
+        return session()
+
+    monkeypatch.setattr(store, "session", slow)
+
+    async def passes(number: int) -> None:
+        async with gate.call("Balance"):
+            order.append(number)
+
+    async def main() -> None:
+        await asyncio.gather(*map(passes, range(40)))
+
+    RUN[loop](main())
+    monkeypatch.undo()
+    assert order == [*range(40)]
+    assert nothing_left(store, gate)

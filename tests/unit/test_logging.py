@@ -198,7 +198,7 @@ def test_an_overtaken_call_is_logged(
     store: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """WARNING: that a call did not end in time, so that the next one goes on without it."""
-    slow = CallGate(store, "key", hold_timeout=0.001).call("AddOrder")
+    slow = CallGate(store, "key", hold_timeout=0.2).call("AddOrder")
     slow.__enter__()
     overtaking = threading.Thread(target=gate(store).call("Balance").__enter__)
     overtaking.start()
