@@ -6,6 +6,7 @@ from persistent_nonce import nonces, settings
 from persistent_nonce.arguments import check_label
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import ConfigurationError
+from persistent_nonce.leases import Lease
 from persistent_nonce.state import Changed, KeyState, Wanted, check_unit, fingerprint
 from persistent_nonce.stores.base import Store
 
@@ -45,6 +46,7 @@ class NonceProvider:
             unit=None if unit is None else check_unit(unit),
             label=None if label is None else check_label(label),
         )
+        self._lease = Lease(store, self.key, wanted=self._wanted)
 
     def next(self) -> int:
         """Take the next nonce (I1, I2).
@@ -55,7 +57,7 @@ class NonceProvider:
             KeyClosedError: the key is closed.
             StoreError: the state cannot be used; no nonce was issued.
         """
-        return self._store.update(self.key, self._issue).nonce
+        return self._lease.next()
 
     def __call__(self) -> int:
         """Take the next nonce: the provider is a nonce function, as clients want one."""
@@ -85,8 +87,13 @@ class NonceProvider:
 
     @property
     def last(self) -> int:
-        """The high-water mark; every nonce to come is greater. Consumes nothing and takes no lock."""
-        return self._store.read(self.key).nonce
+        """The high-water mark: no nonce above it was taken. Consumes nothing and takes no lock.
+
+        Every nonce to come is greater, but for those of a burst that goes on elsewhere at this moment: its mark lies
+        at the end of what it has set apart.
+        """
+        last = self._lease.last
+        return self._store.read(self.key).nonce if last is None else last
 
     def raise_floor(self, at_least: int) -> int:
         """Let every nonce to come be greater than `at_least`; return the mark, which never goes down (I10).
@@ -105,6 +112,3 @@ class NonceProvider:
             return Changed(nonces.raise_floor(followed, now, at_least))
 
         return self._store.update(self.key, change, durable=True).nonce
-
-    def _issue(self, state: KeyState, now: Now) -> Changed:
-        return Changed(nonces.issue(settings.configure(state, self._wanted), now))

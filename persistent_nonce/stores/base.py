@@ -9,17 +9,36 @@ The contract, which the conformance suite holds every store to:
   `durable=True` the whole result is on the disk when `update` returns.
 * If the state cannot be locked, read, trusted or written, a StoreError is raised (I9).
 * Finding a dead session is final. A session is dead once its process is gone, however it ended.
+
+A store that can also lease says of each key whether anybody has changed its mark since a transaction:
+
+* `lease` is `update`, with the key's epoch as that very transaction has left it. Whatever changes the mark or closes
+  the key, in any process, changes the epoch before its own `update` returns. The epoch of a store that was closed, or
+  was inherited over fork, cannot be read: ValueError.
+* Nobody uses an epoch longer than LEASE after the time that was given to the change. So a store whose epochs are kept
+  in another place from now on waits so long before its next transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Protocol
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
-from persistent_nonce.clock import Clock, Now
+from persistent_nonce.clock import SECOND, Clock, Now
 from persistent_nonce.state import CallRecord, Change, KeyState
 
-__all__ = ["Session", "Store"]
+__all__ = ["LEASE", "Epoch", "Leasing", "Session", "Store"]
+
+#: Nanoseconds for which a block of nonces may be used: they stay near the clock.
+LEASE: Final = SECOND // 100
+
+
+class Epoch(NamedTuple):
+    """Where to look whether a key's mark still stands where a transaction has left it, and what stood there then."""
+
+    words: Sequence[int]  # shared by all processes
+    at: int
+    value: int
 
 
 class Session(Protocol):
@@ -78,3 +97,11 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Give back everything held; closing twice is fine."""
+
+
+@runtime_checkable
+class Leasing(Store, Protocol):
+    """A store of which nonces can be taken in blocks."""
+
+    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+        """Do as `update`, and return the key's epoch too."""

@@ -134,6 +134,8 @@ class Connections:
         if self._files in used:
             used.remove(self._files)
         writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.void()
         reader: sqlite3.Connection | None = self._reader.forget()
         connections: list[Closable] = [c for c in (writer, reader) if c is not None]
         if not connections:

@@ -12,7 +12,7 @@ all refuses nobody: that is how every key begins, and a file that was emptied lo
 The file `<database>.marks` has 32 bytes a key, little-endian, in the order in which the keys came; zeros are free:
 
     8  the key's fingerprint
-    8  the revision of the row that was committed
+    8  the revision of the row that was committed: the epoch of the key's leases
     8  the mark, in ticks
     1  its unit, counted from the coarsest, and 3 zeros
     4  CRC-32 of these 28 bytes
@@ -22,15 +22,21 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
+import sys
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
+from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import StoreCorruptError
 from persistent_nonce.state import DEFAULT_UNIT, UNITS, KeyState
+from persistent_nonce.stores.base import LEASE, Epoch
 from persistent_nonce.stores.failures import RECOVER
 from persistent_nonce.stores.place import open_beside, sync
 
@@ -54,6 +60,10 @@ _NOTHING: Final = ("", 0, b"")
 
 #: Bytes by which the file grows: a block of the disk, so that no later write needs a new one.
 _GROWTH: Final = 4096
+
+#: Bytes of an epoch, as the file is read by who leases.
+_WORD: Final = 8
+_VOID: Final = Epoch((0,), 0, 1)
 
 _UNITS: Final = tuple(UNITS)
 _NUMBER: Final = {unit: number for number, unit in enumerate(_UNITS)}
@@ -166,10 +176,16 @@ def replace_marks(database: Path, marks: Iterable[Mark], *, shared: bool) -> Non
         finally:
             os.close(descriptor)
         os.replace(new, path)
+        _outlive_leases()
     except BaseException:
         new.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _outlive_leases() -> None:
+    """Wait until no block is used any more whose epoch stands in a file that is not the one there now (I2)."""
+    time.sleep(2 * LEASE / SECOND)
 
 
 class Marks:
@@ -186,14 +202,21 @@ class Marks:
         self._descriptor = -1
         self._slots: dict[str, int] = {}  # where they were when last looked for
         self._last = _NOTHING  # the key last read or written, where, and its slot
+        self._words = memoryview(b"")  # the file as all see it, in words of 8 bytes
 
-    def open(self) -> None:
+    def open(self, *, fresh: bool = False) -> None:
         """Open the file, which is made if missing.
+
+        Args:
+            fresh: nobody can have used a nonce yet.
 
         Raises:
             StoreError: it cannot be opened or trusted.
         """
+        lost = not fresh and not path_of(self._database).exists()
         self._descriptor = open_beside(self._database, ".marks", shared=self._shared)
+        if lost:
+            _outlive_leases()
 
     def knows(self, key: str) -> bool:
         """Whether a mark of `key` was seen here before."""
@@ -252,6 +275,26 @@ class Marks:
             raise _full()
         self._last = (key, offset, slot)
 
+    def epoch(self, key: str) -> Epoch:
+        """Return the epoch of `key`, whose mark was just written; one that is void already if it cannot be shown."""
+        name, offset, slot = self._last
+        index = (offset + _NAME) // _WORD
+        if name != key:
+            return _VOID
+        if index >= len(self._words):
+            self.void()
+            with suppress(OSError, ValueError):  # no memory, or no descriptor, for it
+                self._words = _shown(self._descriptor)
+        if index >= len(self._words):
+            return _VOID
+        value = int.from_bytes(slot[_NAME : _NAME + _WORD], sys.byteorder)
+        return Epoch(self._words, index, value)
+
+    def void(self) -> None:
+        """Let no epoch be read any more that was given out."""
+        words, self._words = self._words, memoryview(b"")
+        words.release()
+
     def _content(self) -> bytes:
         return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
 
@@ -272,9 +315,16 @@ class Marks:
 
     def close(self) -> None:
         """Close the file."""
+        self.void()
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _shown(descriptor: int) -> memoryview:
+    """Return an open file as all see it who write it, in words; to be read only (what is cut off it must not be)."""
+    content = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
+    return content[: len(content) // _WORD * _WORD].cast("Q")
 
 
 def _full() -> OSError:

@@ -28,6 +28,7 @@ from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import NonceError
 from persistent_nonce.state import MAX_NONCE, CallRecord, Change, KeyState
 from persistent_nonce.stores import forks, place
+from persistent_nonce.stores.base import Epoch
 from persistent_nonce.stores.boots import adopt
 from persistent_nonce.stores.connections import Connections, let_go
 from persistent_nonce.stores.failures import FOREIGN, closed, explain, inherited
@@ -38,6 +39,7 @@ from persistent_nonce.stores.pending import Pending
 from persistent_nonce.stores.presence import Presence
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.sessions import FileSession
+from persistent_nonce.stores.writer import Writer
 
 __all__ = ["SQLiteStore"]
 
@@ -150,8 +152,7 @@ class SQLiteStore:
 
     def now(self) -> Now:
         """Return the time as a change is given it."""
-        clock = self.clock
-        return Now(min(clock.wall(), MAX_NONCE), clock.mono(), self._boot)
+        return Now(min(self.clock.wall(), MAX_NONCE), self.clock.mono(), self._boot)
 
     def _time(self) -> Now:
         """Return the time, under the lock; where the system does not tell its boot, of that which is stored."""
@@ -181,29 +182,29 @@ class SQLiteStore:
         return self._reader.calls(key, limit)
 
     def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
-        """Apply the pure function `change` to the state of `key` and return what was stored.
-
-        Args:
-            durable: return only when the result is on the disk.
+        """Apply the pure function `change` to the state of `key` and return what was stored, `durable` on the disk.
 
         Raises:
             StoreError: the state could not be locked, read, trusted or written.
         """
-        if self._state != "open" or self._pid != os.getpid():
-            self._ready()
+        return self._change(
+            lambda writer: writer.transact(key, change, self._time, durable=durable)
+        )
+
+    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+        """Do as `update`, and return the epoch of `key`, which tells whether its mark has moved since."""
+        return self._change(lambda writer: writer.lease(key, change, self._time))
+
+    def _change(self, work: Callable[[Writer], T]) -> T:
+        self._ready()
         try:
-            return self._hold(
-                partial(self._writer.transact, key, change, self._time, durable=durable)
-            )
+            return self._hold(partial(work, self._writer))
         finally:
             if self._pending:
                 self._try_drain()
 
     def later(self, key: str, change: Change) -> None:
-        """Apply `change` soon, from a place that may not wait: a finalizer, or after `update` failed.
-
-        Whoever next updates the store does it; a thread of its own sees to it that somebody does.
-        """
+        """Apply `change` soon, for who may not wait: with the next update, of which a thread of its own makes sure."""
         self._pending.append((key, change))
         # At the interpreter's end no thread begins, and starting one would wait for it for ever: `close` did what was
         # pending before, and whose session has ended needs no more.

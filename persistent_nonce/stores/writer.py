@@ -29,6 +29,7 @@ from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
 from persistent_nonce.stores import rows, schema
+from persistent_nonce.stores.base import Epoch
 from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.marks import Marks, refuse_loss, went_back
@@ -84,7 +85,7 @@ class Writer:
             schema.migrate(self.connection)
         self._set_full(False)
         # After the schema is on the disk: a power cut must not leave marks of a database that never was.
-        self._marks.open()
+        self._marks.open(fresh=not found)
         self._execute("BEGIN IMMEDIATE")  # makes -wal and -shm, if nobody else has
         self._files.record()
         self._execute("COMMIT")
@@ -168,6 +169,15 @@ class Writer:
             f"key {key} does not stand still for a transaction; no nonce was issued",
             "end what writes the database without this library",
         )
+
+    def lease(
+        self, key: str, change: Change, now: Callable[[], Now]
+    ) -> tuple[KeyState, Epoch]:
+        """Do as `transact`, and return the epoch of `key` as this has left it."""
+        state = self.transact(key, change, now, durable=False)
+        # Was the lock replaced meanwhile, another holder's mark may lie under ours, which would bring its epoch back.
+        self._files.check()
+        return state, self._marks.epoch(key)
 
     def _prove(
         self, before: KeyState, after: KeyState, records: tuple[CallRecord, ...]
@@ -270,7 +280,7 @@ class Writer:
         if records:
             rows.write_calls(self._execute, records)
             self._execute("COMMIT")
-        if state.nonce != self._state.nonce:
+        if (state.nonce, state.closed) != (self._state.nonce, self._state.closed):
             self._marks.write(state, revision=row[-2])
         self._row, self._state = row, state
         return True
@@ -305,6 +315,10 @@ class Writer:
             self._cursor.close()
         self.connection.close()
         self._marks.close()
+
+    def void(self) -> None:
+        """Let nobody lease any more."""
+        self._marks.void()
 
     def forget(self) -> None:
         """Give up the connection without a call to SQLite, in a forked child, which closes it later.

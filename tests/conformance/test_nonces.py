@@ -37,7 +37,8 @@ def test_threads_draw_unique_and_ordered_nonces(store: Store) -> None:
             operation for part in pool.map(draw, range(THREADS)) for operation in part
         ]
     drawn = sorted(operation.value for operation in history)
-    assert drawn == list(range(first + 1, first + 1 + THREADS * EACH))
+    assert len(set(drawn)) == THREADS * EACH
+    assert drawn[0] > first
     assert violations(history) == []
 
 

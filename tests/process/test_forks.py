@@ -96,7 +96,8 @@ def _drawing(provider: NonceProvider, threads: int) -> Iterator[list[int]]:
 def test_forks_beside_threads_inside_the_store(store: SQLiteStore, path: Path) -> None:
     """60 forks while threads draw: no nonce twice, no hang, no error in a thread, nothing stays locked (I1)."""
     provider = NonceProvider(store, KEY, unit="ns")
-    assert provider.next() == provider.last
+    for _ in range(3):  # so that the marks are shown, for the leases
+        assert provider.next() == provider.last
     before = descriptors()
 
     def work() -> str:

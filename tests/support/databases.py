@@ -5,17 +5,33 @@ A test module has them by giving them its own names, as in `path, store = databa
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from persistent_nonce import CallGate, SQLiteStore
+from persistent_nonce.clock import SECOND
+from persistent_nonce.stores.base import LEASE
 from tests.support.clocks import StillClock
 from tests.support.processes import GUARD, Children
 from tests.support.workers import KEY
 
-__all__ = ["children", "clock", "gate", "path", "store", "store_by_clock"]
+__all__ = [
+    "children",
+    "clock",
+    "gate",
+    "path",
+    "store",
+    "store_by_clock",
+    "wait_for_leases",
+]
+
+
+def wait_for_leases() -> None:
+    """Wait until every block of nonces that was taken before is void: the next nonce is the store's."""
+    time.sleep(2 * LEASE / SECOND)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 import signal
@@ -84,11 +85,14 @@ def storm(path: str, log: str, times: int, contended: bool) -> list[object]:
     writer = Log(Path(log))
     with SQLiteStore(path, timeout=60) as store:
         provider = NonceProvider(store, KEY, unit="ns")
-        provider.next()
+        for _ in range(3):
+            provider.next()
+        # One that makes the block void, one by itself, one with a block, and one from that.
+        ways = itertools.cycle([lambda: provider.reserve(1)[0], *3 * [provider.next]])
 
         def draw() -> None:
             call = monotonic_ns()
-            value = provider.next()
+            value = next(ways)()
             writer.add(Operation(call, monotonic_ns(), value))
 
         weather = Storm(store, path)

@@ -35,6 +35,7 @@ LAYERS: Final = (
         "stores.base",
     ),
     ("stores",),
+    ("leases",),
     ("provider", "gate", "calls", "passage", "room", "candidate", "messages"),
     ("adapters", "testing"),
     ("", "cli", "__main__", "commands", "demo", "crew", "bots"),
@@ -204,9 +205,9 @@ def test_a_package_imports_relative_to_itself() -> None:
 
 def test_a_module_without_a_layer_is_a_fault() -> None:
     """A module that is not in the table is named in a sentence, as importer and as imported."""
-    assert faults(f"{PACKAGE}.leases", "") == [
-        "persistent_nonce.leases has no layer: give it one in LAYERS of tests/unit/test_layers.py."
+    assert faults(f"{PACKAGE}.letters", "") == [
+        "persistent_nonce.letters has no layer: give it one in LAYERS of tests/unit/test_layers.py."
     ]
-    assert faults(f"{PACKAGE}.gate", "import persistent_nonce.leases") == [
-        "persistent_nonce.gate, line 1, imports persistent_nonce.leases, which has no layer in LAYERS."
+    assert faults(f"{PACKAGE}.gate", "import persistent_nonce.letters") == [
+        "persistent_nonce.gate, line 1, imports persistent_nonce.letters, which has no layer in LAYERS."
     ]

@@ -92,7 +92,7 @@ def test_commits_are_seen_at_once(path: Path, reader: Reader) -> None:
     with SQLiteStore(path) as store:
         provider = NonceProvider(store, KEY)
         for _ in range(5):
-            last = provider.next()
+            last = provider.reserve(1)[0]
             assert reader.read(provider.key).nonce == last
     assert reader.read(provider.key).nonce == last
     with SQLiteStore(path) as store:

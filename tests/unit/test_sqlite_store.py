@@ -122,14 +122,14 @@ def test_ceiling_is_on_the_disk_before_its_nonce(
     top = first + FIVE_SECONDS
     assert trace.commits == [(True, 0, top, 0), (False, first, top, top)]
     trace.commits.clear()
-    provider.next()
+    provider.reserve(1)
     assert trace.commits == [(False, first + 1, top, top)]
     trace.commits.clear()
     clock.advance(5)
-    assert provider.next() == top
+    assert provider.reserve(1)[0] == top
     assert trace.commits == [(False, top, top, top)]
     trace.commits.clear()
-    assert provider.next() == top + 1
+    assert provider.reserve(1)[0] == top + 1
     later = top + 1 + FIVE_SECONDS
     assert trace.commits == [(True, top, later, 0), (False, top + 1, later, later)]
 
@@ -140,7 +140,7 @@ def test_many_nonces_ask_the_disk_once(store: SQLiteStore, path: Path) -> None:
     provider.next()
     trace = Trace(store, path)
     for _ in range(100):
-        provider.next()
+        provider.reserve(1)
     assert [full for full, *_ in trace.commits] == [False] * 100
 
 
@@ -202,11 +202,11 @@ def test_failure_of_the_disk_voids_what_was_trusted(
             provider.next()
     assert "no nonce was issued" in str(caught.value)
     trace = Trace(store, path)
-    assert provider.next() == last + 1
+    assert provider.reserve(1)[0] == last + 1
     assert [full for full, *_ in trace.commits] == [True, False]
     assert trace.commits[0][3] == 0
     trace.commits.clear()
-    provider.next()
+    provider.reserve(1)
     assert [full for full, *_ in trace.commits] == [False]
 
 
@@ -383,6 +383,7 @@ def test_file_that_is_not_the_one_opened(
         provider.next()
         wait_for_tick(path.parent)
     fault(_beside(path, suffix))
+    databases.wait_for_leases()
     for use in (provider.next, lambda: provider.last, lambda: provider.reserve(2)):
         with pytest.raises(StoreReplacedError, match="no nonce was issued") as caught:
             use()

@@ -29,6 +29,7 @@ from persistent_nonce.stores.marks import path_of, read_marks
 from persistent_nonce.stores.sqlite import SQLiteStore
 from persistent_nonce.stores.writer import Writer
 from tests.support.clocks import StillClock
+from tests.support.databases import wait_for_leases
 from tests.support.workers import KEY
 
 
@@ -118,6 +119,7 @@ def test_new_key_that_another_process_was_faster_with(
     late = NonceProvider(store, "late")
     with shell(path) as writing:
         writing.execute("BEGIN IMMEDIATE")
+        wait_for_leases()
         with pytest.raises(StoreTimeoutError):
             late.next()
         writing.execute("ROLLBACK")
@@ -150,6 +152,7 @@ def test_busy_database_is_no_broken_disk(provider: NonceProvider, path: Path) ->
         backup.execute("BEGIN")
         assert backup.execute("SELECT count(*) FROM keys").fetchall() == [(1,)]
         writing.execute("BEGIN IMMEDIATE")
+        wait_for_leases()
         with pytest.raises(StoreTimeoutError):
             provider.next()
         writing.execute("ROLLBACK")
@@ -205,10 +208,11 @@ def test_row_changed_by_hand(
     """A row that somebody deleted, or set back to what it was, is refused, again and again (I9, I10; fault A12)."""
     with shell(path) as hand:
         hand.execute("CREATE TEMP TABLE old AS SELECT * FROM keys")
-        provider.next()
+        provider.reserve(1)
         hand.execute("DELETE FROM keys")
         if restored:
             hand.execute("INSERT INTO keys SELECT * FROM old")
+    wait_for_leases()
     for _ in range(2):
         with pytest.raises(StoreRolledBackError, match="went back"):
             provider.next()

@@ -1,0 +1,203 @@
+"""Nonces in bursts: drawn from a block in memory, which is void as soon as anybody else changes the key's mark.
+
+A nonce that is asked for now and then is one change of the store. Who asks for the next while its last one is still
+the newest takes several at once, then more: the mark is moved to the end of the block, and the rest of it is drawn
+without the store.
+
+How each guarantee is kept here, numbered as in the README:
+
+    I1, I2  a nonce counts as issued when the epoch of its key is read, after the draw; nothing is called from there to
+            its return, so that no signal handler can fork in between. Every change of the mark changes the epoch
+            before it returns
+    I3      the mark lies at the end of the block: what a killed process has not used is skipped
+    I4, I10 a block is a change like any other: below a ceiling that is on the disk, and within the bound
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from operator import length_hint
+from typing import Final, NamedTuple
+
+from persistent_nonce import nonces, settings
+from persistent_nonce.clock import SECOND, SYSTEM_CLOCK, Clock, Now
+from persistent_nonce.state import Changed, KeyState, Wanted
+from persistent_nonce.stores.base import LEASE, Epoch, Leasing, Store
+
+__all__ = ["Lease"]
+
+#: The most nonces in a block: its commit is then a small part of what they cost, and they are drawn in time.
+_LARGEST: Final = 16_384
+
+#: By how much a block may be larger than the last one, as long as its ticks are as short as the time it lasts.
+_GROWTH: Final = 16
+
+#: Seconds after which a thread asks the store itself, whatever the one that renews the block is waiting for.
+_PATIENCE: Final = 1.0
+
+_process = object()  # another one in each forked child
+
+
+def _in_child() -> None:
+    global _process  # noqa: PLW0603 - of the process
+    _process = object()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _seconds(clock: Clock) -> Callable[[], float]:
+    """Return how the monotonic time of `clock` is read, in seconds; the system's as fast as can be."""
+    return time.monotonic if clock is SYSTEM_CLOCK else lambda: clock.mono() / SECOND
+
+
+class _Block(NamedTuple):
+    """Nonces of a key that nobody else has."""
+
+    rest: Iterator[int]  # those not drawn yet
+    until: float  # seconds, from when it is void
+    words: Sequence[int]  # where the epoch is read
+    at: int
+    epoch: int
+    last: int  # the last of them, which is the key's mark
+    size: int  # with the first, which never was in `rest`
+
+    @property
+    def used(self) -> int:
+        """How many of them were drawn."""
+        return self.size - length_hint(self.rest)
+
+
+_NO_EPOCH: Final = Epoch((), 0, 0)
+
+_NONE: Final = _Block(iter(()), 0.0, *_NO_EPOCH, last=-1, size=1)
+
+
+class _Renewal:
+    """The change that takes a nonce, and behind it the rest of a block if the last one was used up in time.
+
+    Attributes:
+        late: the last block was void before anybody wanted more; there is no reason for another.
+        first: the nonce.
+        until: from when the block is void: counted from a time read under the lock, before the commit.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        seen: _Block,
+        *,
+        clock: Callable[[], float],
+        late: bool,
+    ) -> None:
+        self.late = late
+        self.first = 0
+        self.until = 0.0
+        self._wanted = wanted
+        self._clock = clock
+        self._last = seen.last
+        self._used = seen.used
+        self._size = seen.size
+
+    def __call__(self, state: KeyState, now: Now) -> Changed:
+        alone = state.nonce == self._last
+        state = nonces.issue(settings.configure(state, self._wanted), now)
+        self.first, self.until = state.nonce, self._clock() + LEASE / SECOND
+        size = self._next_size(state.tick, alone=alone)
+        if size > 1:
+            most = max(state.nonce, min(state.bound, state.greatest_nonce))
+            state = state._replace(nonce=min(state.nonce + size - 1, most))
+        return Changed(state)
+
+    def _next_size(self, tick: int, *, alone: bool) -> int:
+        """Return the size of the next block.
+
+        What it may leave unused is no more than was used before it, or than the clock goes on while it lasts: so the
+        mark stays near the clock, or near to what a burst has really used.
+        """
+        if self.late:
+            return 1
+        if not alone or self._used < self._size:
+            return max(1, self._used)  # no more than could be used before another came
+        near = min(_GROWTH * self._size, LEASE // tick)
+        return min(max(2 * self._size, near), _LARGEST)
+
+
+class Lease:
+    """The nonces of one key for the threads of a process.
+
+    Args:
+        store: where blocks are taken, if it can lease; else it is asked for each nonce.
+        key: the fingerprint.
+        wanted: what the caller asks of the key.
+    """
+
+    def __init__(self, store: Store, key: str, *, wanted: Wanted) -> None:
+        self._store = store
+        self._leasing = store if isinstance(store, Leasing) else None
+        self._key = key
+        self._wanted = wanted
+        self._clock = _seconds(store.clock)
+        self._block = _NONE
+        self._process = _process
+        self._mutex = threading.RLock()
+
+    def next(self) -> int:
+        """Take the next nonce; see `NonceProvider.next`."""
+        rest, until, words, at, epoch, _, _ = block = self._block
+        nonce = next(rest, 0)
+        try:
+            # Looked at only while the block is young: a file that others cut short must not be touched.
+            if nonce and self._clock() < until and words[at] == epoch:
+                return nonce
+        except ValueError:  # the store was closed, or inherited over fork
+            pass
+        return self._renew(block)
+
+    @property
+    def last(self) -> int | None:
+        """The last nonce that anybody has taken; None if only the store can tell."""
+        rest, until, words, at, epoch, last, _ = self._block
+        drawn = last - length_hint(rest)
+        try:
+            young = bool(words) and self._clock() < until
+            return drawn if young and words[at] == epoch else None
+        except ValueError:
+            return None
+
+    def _renew(self, seen: _Block) -> int:
+        """Take a nonce from the store, or from the block that another thread has got meanwhile."""
+        process = _process
+        if self._process is not process:
+            self._mutex = (
+                threading.RLock()
+            )  # a thread that is not here may hold the other
+            self._process = process
+        mutex = self._mutex
+        try:
+            mutex.acquire(timeout=_PATIENCE)
+            nonce = self._take(seen) if self._block is seen else self.next()
+        finally:
+            try:  # noqa: SIM105 - suppress() is a call, and a signal may follow one
+                mutex.release()
+            except RuntimeError:
+                pass  # it was not got
+        # Nothing is called here: a signal handler that forks has its place before.
+        return nonce if process is _process else self.next()
+
+    def _take(self, seen: _Block) -> int:
+        store, epoch = self._leasing, _NO_EPOCH
+        late = store is None or self._clock() >= seen.until
+        renewal = _Renewal(self._wanted, seen, clock=self._clock, late=late)
+        if store is None or late:
+            last = self._store.update(self._key, renewal).nonce
+        else:
+            state, epoch = store.lease(self._key, renewal)
+            last = state.nonce
+        first = renewal.first
+        rest, size = iter(range(first + 1, last + 1)), last - first + 1
+        self._block = _Block(rest, renewal.until, *epoch, last, size)
+        return first
