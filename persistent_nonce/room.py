@@ -13,7 +13,6 @@ How each guarantee is kept here, numbered as in the README:
 from __future__ import annotations
 
 import threading
-from bisect import insort
 from contextlib import suppress
 from copy import copy
 from typing import TYPE_CHECKING, Final
@@ -58,8 +57,8 @@ class Room:
         self.state = KeyState("")
         self.watch: Candidate | None = None
         self._guests: dict[str, Candidate] = {}
-        # In the order in which they came. Worker threads take from it, so nothing in it may be compared by Python code.
-        self._asking: list[tuple[int, Candidate]] = []
+        # Worker threads take from it, so nothing in it may be compared by Python code.
+        self._asking: list[Candidate] = []
         self._mutex = threading.Lock()
 
     @classmethod
@@ -70,8 +69,7 @@ class Room:
     def ask(self, guest: Candidate) -> None:
         """Have the transaction of `guest` made by whoever is served next."""
         guest.answer, guest.due = None, False
-        # Not at the end: those who come at once are shown their session by several threads, in any order.
-        insort(self._asking, (_came(guest), guest))
+        self._asking.append(guest)
 
     def serve(self, guest: Candidate) -> KeyState:
         """Make the transaction of `guest`, with those of others who came before, and return what it led to.
@@ -83,7 +81,7 @@ class Room:
                 batch: list[Candidate] = []
                 while guest.answer is None and len(batch) < _AT_ONCE:
                     try:
-                        batch.append(self._asking.pop(0)[1])
+                        batch.append(self._asking.pop(0))
                     except IndexError:
                         break
                 if batch:
@@ -110,7 +108,7 @@ class Room:
         """Let `guest` go, wherever it stands; another one looks if it did."""
         guest.left = True
         with suppress(ValueError):
-            self._asking.remove((_came(guest), guest))
+            self._asking.remove(guest)
         self._guests.pop(guest.id, None)
         if self.watch is guest:
             self._set_watch(self._first())
@@ -191,10 +189,6 @@ def _own(error: BaseException) -> BaseException:
 
 def _place(bell: Bell | None, session: Session, key: str) -> tuple[int, str, str]:
     return 0 if bell is None else id(bell.loop), session.name, key
-
-
-def _came(guest: Candidate) -> int:
-    return 0 if guest.bell is None else guest.bell.number
 
 
 def _ring(guest: Candidate) -> None:

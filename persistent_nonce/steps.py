@@ -12,7 +12,6 @@ that was carried out: whatever a procedure does must be undoable by an id chosen
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 import threading
@@ -155,22 +154,17 @@ async def arun(steps: Steps[T], bell: Bell | None = None) -> T:
             resume, value = procedure.throw, error
 
 
-_numbers: Final = itertools.count()
-
-
 class Bell:
     """What ends a pause of one procedure early. To be made on the running loop, and used on its thread only.
 
     Attributes:
         loop: the loop.
-        number: greater than those of all bells before.
     """
 
     def __init__(self) -> None:
         from asyncio import get_running_loop  # noqa: PLC0415 - as above
 
         self.loop = get_running_loop()
-        self.number = next(_numbers)
         self._rung = False
         self._waiting: asyncio.Future[None] | None = None
 

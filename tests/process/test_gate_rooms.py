@@ -113,7 +113,6 @@ class Guest:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.bell = self
         self.answer: object = None
 
 
