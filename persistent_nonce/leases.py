@@ -35,6 +35,9 @@ _LARGEST: Final = 16_384
 #: By how much a block may be larger than the last one, as long as its ticks are as short as the time it lasts.
 _GROWTH: Final = 16
 
+#: The part of what is left below the bound that a block may take, at most: what it skips is nobody's (I10).
+_SHARE: Final = 16
+
 #: Seconds after which a thread asks the store itself, whatever the one that renews the block is waiting for.
 _PATIENCE: Final = 1.0
 
@@ -106,10 +109,12 @@ class _Renewal:
         alone = state.nonce == self._last
         state = nonces.issue(settings.configure(state, self._wanted), now)
         self.first, self.until = state.nonce, self._clock() + LEASE / SECOND
-        size = self._next_size(state.tick, alone=alone)
-        if size > 1:
-            most = max(state.nonce, min(state.bound, state.greatest_nonce))
-            state = state._replace(nonce=min(state.nonce + size - 1, most))
+        more = self._next_size(state.tick, alone=alone) - 1
+        if more:
+            left = state.bound - state.nonce
+            state = state._replace(
+                nonce=state.nonce + min(more, max(0, left // _SHARE))
+            )
         return Changed(state)
 
     def _next_size(self, tick: int, *, alone: bool) -> int:
@@ -121,7 +126,8 @@ class _Renewal:
         if self.late:
             return 1
         if not alone or self._used < self._size:
-            return max(1, self._used)  # no more than could be used before another came
+            # No more than could be used before another came; one was drawn only to see that.
+            return max(1, self._used - 1)
         near = min(_GROWTH * self._size, LEASE // tick)
         return min(max(2 * self._size, near), _LARGEST)
 
