@@ -6,19 +6,22 @@ without the store.
 
 How each guarantee is kept here, numbered as in the README:
 
-    I1, I2  a nonce counts as issued when the epoch of its key is read, after the draw; nothing is called from there to
-            its return, so that no signal handler can fork in between. Every change of the mark changes the epoch
-            before it returns
+    I1, I2  a nonce counts as issued when the epoch of its key is read, after the draw. Every change of the mark changes
+            the epoch before it returns. Of a block that was copied by a fork the child uses nothing: nothing is called
+            between a last look at that and the return, so that no signal handler can fork in between
     I3      the mark lies at the end of the block: what a killed process has not used is skipped
     I4, I10 a block is a change like any other: below a ceiling that is on the disk, and within the bound
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from operator import length_hint
 from typing import Final, NamedTuple
 
@@ -41,15 +44,29 @@ _SHARE: Final = 16
 #: Seconds after which a thread asks the store itself, whatever the one that renews the block is waiting for.
 _PATIENCE: Final = 1.0
 
-_process = object()  # another one in each forked child
+#: madvise(2): in a child these pages are zeros, whoever has forked it. Python has no name for it.
+_WIPE_ON_FORK: Final = 18
 
 
-def _in_child() -> None:
-    global _process  # noqa: PLW0603 - of the process
-    _process = object()
+def _private() -> memoryview:
+    """Return a word of memory that is 0 in each forked child."""
+    page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError, AttributeError):  # an older kernel, or another system
+        page.madvise(_WIPE_ON_FORK)
+    word = memoryview(page).cast("Q")
+    os.register_at_fork(after_in_child=partial(word.__setitem__, 0, 0))
+    return word
 
 
-os.register_at_fork(after_in_child=_in_child)
+#: A number that tells this process from those it was forked from, once one was needed.
+_here: Final = _private()
+
+
+def _process() -> int:
+    """Return the number of this process."""
+    if not _here[0]:
+        _here[0] = int.from_bytes(os.urandom(7), "little") + 1
+    return _here[0]
 
 
 def _seconds(clock: Clock) -> Callable[[], float]:
@@ -65,6 +82,7 @@ class _Block(NamedTuple):
     words: Sequence[int]  # where the epoch is read
     at: int
     epoch: int
+    process: int  # whose they are
     last: int  # the last of them, which is the key's mark
     size: int  # with the first, which never was in `rest`
 
@@ -76,7 +94,7 @@ class _Block(NamedTuple):
 
 _NO_EPOCH: Final = Epoch((), 0, 0)
 
-_NONE: Final = _Block(iter(()), 0.0, *_NO_EPOCH, last=-1, size=1)
+_NONE: Final = _Block(iter(()), 0.0, *_NO_EPOCH, process=0, last=-1, size=1)
 
 
 class _Renewal:
@@ -148,16 +166,21 @@ class Lease:
         self._wanted = wanted
         self._clock = _seconds(store.clock)
         self._block = _NONE
-        self._process = _process
+        self._process = _process()
         self._mutex = threading.RLock()
 
     def next(self) -> int:
         """Take the next nonce; see `NonceProvider.next`."""
-        rest, until, words, at, epoch, _, _ = block = self._block
+        rest, until, words, at, epoch, process, _, _ = block = self._block
         nonce = next(rest, 0)
         try:
-            # Looked at only while the block is young: a file that others cut short must not be touched.
-            if nonce and self._clock() < until and words[at] == epoch:
+            # The marks are looked at only while the block is young: a file that others cut short must not be touched.
+            if (
+                nonce
+                and self._clock() < until
+                and words[at] == epoch
+                and _here[0] == process
+            ):
                 return nonce
         except ValueError:  # the store was closed, or inherited over fork
             pass
@@ -166,18 +189,18 @@ class Lease:
     @property
     def last(self) -> int | None:
         """The last nonce that anybody has taken; None if only the store can tell."""
-        rest, until, words, at, epoch, last, _ = self._block
+        rest, until, words, at, epoch, process, last, _ = self._block
         drawn = last - length_hint(rest)
         try:
-            young = bool(words) and self._clock() < until
+            young = process == _here[0] and self._clock() < until
             return drawn if young and words[at] == epoch else None
-        except ValueError:
+        except (ValueError, IndexError):  # closed; or there never was an epoch
             return None
 
     def _renew(self, seen: _Block) -> int:
         """Take a nonce from the store, or from the block that another thread has got meanwhile."""
-        process = _process
-        if self._process is not process:
+        process = _process()
+        if self._process != process:
             self._mutex = (
                 threading.RLock()
             )  # a thread that is not here may hold the other
@@ -192,7 +215,7 @@ class Lease:
             except RuntimeError:
                 pass  # it was not got
         # Nothing is called here: a signal handler that forks has its place before.
-        return nonce if process is _process else self.next()
+        return nonce if process == _here[0] else self.next()
 
     def _take(self, seen: _Block) -> int:
         store, epoch = self._leasing, _NO_EPOCH
@@ -205,5 +228,6 @@ class Lease:
             last = state.nonce
         first = renewal.first
         rest, size = iter(range(first + 1, last + 1)), last - first + 1
-        self._block = _Block(rest, renewal.until, *epoch, last, size)
+        block = _Block(rest, renewal.until, *epoch, self._process, last, size)
+        self._block = block
         return first

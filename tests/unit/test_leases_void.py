@@ -138,7 +138,7 @@ def test_revoked_after_the_look(store: Counted) -> None:
 def test_nothing_is_called_after_the_look() -> None:
     """No signal handler runs between the look at the epoch and the return: it could fork, and both would return it."""
     names = [found.opname for found in dis.get_instructions(leases.Lease.next)]
-    look = names.index("BINARY_SUBSCR")
+    look = names.index("BINARY_SUBSCR")  # of the epoch; the process's own follows
     after = names[look : names.index("RETURN_VALUE", look) + 1]
     assert not [name for name in after if "CALL" in name or "BACKWARD" in name]
 
