@@ -25,7 +25,6 @@ import logging
 import mmap
 import os
 import sys
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -33,10 +32,9 @@ from struct import Struct
 from typing import Final, NamedTuple
 from zlib import crc32
 
-from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import StoreCorruptError
 from persistent_nonce.state import DEFAULT_UNIT, UNITS, KeyState
-from persistent_nonce.stores.base import LEASE, Epoch
+from persistent_nonce.stores.base import Epoch
 from persistent_nonce.stores.failures import RECOVER
 from persistent_nonce.stores.place import open_beside, sync
 
@@ -176,16 +174,10 @@ def replace_marks(database: Path, marks: Iterable[Mark], *, shared: bool) -> Non
         finally:
             os.close(descriptor)
         os.replace(new, path)
-        _outlive_leases()
     except BaseException:
         new.unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def _outlive_leases() -> None:
-    """Wait until no block is used any more whose epoch stands in a file that is not the one there now (I2)."""
-    time.sleep(2 * LEASE / SECOND)
 
 
 class Marks:
@@ -204,19 +196,15 @@ class Marks:
         self._last = _NOTHING  # the key last read or written, where, and its slot
         self._words = memoryview(b"")  # the file as all see it, in words of 8 bytes
 
-    def open(self, *, fresh: bool = False) -> None:
-        """Open the file, which is made if missing.
-
-        Args:
-            fresh: nobody can have used a nonce yet.
+    def open(self) -> str:
+        """Open the file, which is made if missing, and return which one it is.
 
         Raises:
             StoreError: it cannot be opened or trusted.
         """
-        lost = not fresh and not path_of(self._database).exists()
         self._descriptor = open_beside(self._database, ".marks", shared=self._shared)
-        if lost:
-            _outlive_leases()
+        found = os.fstat(self._descriptor)
+        return f"{found.st_dev}:{found.st_ino}"
 
     def knows(self, key: str) -> bool:
         """Whether a mark of `key` was seen here before."""

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from persistent_nonce.errors import StoreCorruptError, StoreVersionError
 from persistent_nonce.state import KeyState
 
-__all__ = ["COLUMNS", "PAGE", "SCHEMA", "check_version", "migrate", "version"]
+__all__ = [
+    "COLUMNS",
+    "PAGE",
+    "SCHEMA",
+    "check_version",
+    "keep",
+    "kept",
+    "migrate",
+    "version",
+]
 
 #: The version of the schema, in SQLite's `user_version` and mixed into the check of each row: a process of
 #: another version finds out at its next transaction. A migration seals every row anew.
@@ -83,6 +93,20 @@ def check_version(connection: sqlite3.Connection) -> None:
             f"the database has schema {found}, this process works with {SCHEMA}",
             "restart this program with the newer version",
         )
+
+
+def kept(execute: Callable[..., sqlite3.Cursor], name: str) -> str | None:
+    """Return what the store keeps under `name`."""
+    query = "SELECT value FROM store WHERE name = ?"
+    return next((value for (value,) in execute(query, (name,)).fetchall()), None)
+
+
+def keep(execute: Callable[..., sqlite3.Cursor], name: str, value: str) -> bool:
+    """Keep `value` under `name`; return whether it was another until now, or none."""
+    if kept(execute, name) == value:
+        return False
+    execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (name, value))
+    return True
 
 
 def _one(connection: sqlite3.Connection, query: str) -> Any:

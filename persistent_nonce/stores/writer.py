@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from persistent_nonce.clock import Now
+from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import (
     ForkedCallError,
     StoreCorruptError,
@@ -29,7 +30,7 @@ from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
 from persistent_nonce.stores import rows, schema
-from persistent_nonce.stores.base import Epoch
+from persistent_nonce.stores.base import LEASE, Epoch
 from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.marks import Marks, refuse_loss, went_back
@@ -85,9 +86,12 @@ class Writer:
             schema.migrate(self.connection)
         self._set_full(False)
         # After the schema is on the disk: a power cut must not leave marks of a database that never was.
-        self._marks.open(fresh=not found)
+        marks = self._marks.open()
         self._execute("BEGIN IMMEDIATE")  # makes -wal and -shm, if nobody else has
         self._files.record()
+        if schema.keep(self._execute, "marks", marks) and found:
+            # Others may draw for so long from blocks whose epochs stand in the marks that were there before (I2).
+            time.sleep(2 * LEASE / SECOND)
         self._execute("COMMIT")
 
     def _set_full(self, full: bool) -> None:
@@ -289,16 +293,15 @@ class Writer:
         """Return the boot's name where the system tells none: a new one if no session lives, else theirs."""
         self._set_full(True)
         self._execute("BEGIN IMMEDIATE")
-        found = self._execute("SELECT value FROM store WHERE name = 'boot'").fetchall()
-        boot = secrets.token_hex(16) if alone or not found else str(found[0][0])
-        self._execute("INSERT OR REPLACE INTO store VALUES ('boot', ?)", (boot,))
+        found = schema.kept(self._execute, "boot")
+        boot = secrets.token_hex(16) if alone or found is None else found
+        schema.keep(self._execute, "boot", boot)
         self._execute("COMMIT")
         return boot
 
     def adopted_boot(self) -> str:
         """Return the name that was adopted last, by whomever."""
-        query = "SELECT value FROM store WHERE name = 'boot'"
-        return str(self._execute(query).fetchall()[0][0])
+        return str(schema.kept(self._execute, "boot"))
 
     def states(self) -> list[KeyState]:
         """Return the states of all keys but those whose rows are damaged, of which no nonce is issued."""

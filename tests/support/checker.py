@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import attrgetter
 from pathlib import Path
 from time import monotonic_ns
@@ -65,9 +65,12 @@ class Log:
         """Write one operation."""
         os.write(self._descriptor, _RECORD.pack(*operation))
 
-    def draw(self, provider: NonceProvider, count: int) -> None:
-        """Take `count` nonces, one after the other."""
-        write, take, descriptor = os.write, provider.next, self._descriptor
+    def draw(self, provider: NonceProvider, count: int, *, plain: bool = False) -> None:
+        """Take `count` nonces, one after the other; `plain` ones each in a transaction of its own."""
+        write, descriptor = os.write, self._descriptor
+        take: Callable[[], int] = provider.next
+        if plain:
+            take = lambda: provider.reserve(1)[0]  # noqa: E731 - to be called as the other one is
         for _ in range(count):
             call = monotonic_ns()
             value = take()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from persistent_nonce.clock import SECOND
 
-__all__ = ["StillClock"]
+__all__ = ["StillClock", "StillWall"]
 
 
 class StillClock:
@@ -35,3 +37,11 @@ class StillClock:
         """Let time pass."""
         self.now += round(seconds * SECOND)
         self.up += round(seconds * SECOND)
+
+
+class StillWall(StillClock):
+    """A wall clock that stands still while time goes by: it helps nobody to a greater nonce."""
+
+    def mono(self) -> int:
+        """Return nanoseconds since the boot."""
+        return time.monotonic_ns()

@@ -49,7 +49,7 @@ class Ledger:
         for key in KEYS:
             provider = NonceProvider(store, key)
             for _ in range(times):
-                self.note(key, provider.next())
+                self.note(key, provider.reserve(1)[0])
 
     def call(self, store: SQLiteStore) -> None:
         """Make a call with the first key."""
@@ -79,7 +79,7 @@ class Ledger:
         provider = NonceProvider(store, key)
         for _ in range(times):
             try:
-                self.note(key, provider.next())
+                self.note(key, provider.reserve(1)[0])
             except NonceError as error:
                 errors.append(self._refuse(error))
         return errors

@@ -12,7 +12,7 @@ from persistent_nonce import NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import StoreError
 from tests.support.checker import Log
-from tests.support.clocks import StillClock
+from tests.support.clocks import StillWall
 from tests.support.workers import KEY
 
 __all__ = ["back_up", "draw_through", "set_ahead"]
@@ -37,7 +37,7 @@ def draw_through(path: str, log: str) -> tuple[int, dict[str, int]]:
     taken, told = 0, Counter[str]()
     while not end.exists():
         try:
-            with SQLiteStore(path, clock=StillClock()) as store:
+            with SQLiteStore(path, clock=StillWall()) as store:
                 provider = NonceProvider(store, KEY, unit="ns")
                 while not end.exists():
                     writer.draw(provider, 20)

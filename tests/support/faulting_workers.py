@@ -16,7 +16,7 @@ from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Changed, KeyState
 from tests.support.callers import Book
 from tests.support.checker import Log, Operation
-from tests.support.clocks import StillClock
+from tests.support.clocks import StillWall
 from tests.support.workers import KEY, say
 
 __all__ = [
@@ -34,7 +34,7 @@ def contend(path: str, logs: str, threads: int, keys: int, count: int) -> None:
 
     Each thread writes a log for each key, in the directory of that key.
     """
-    with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+    with SQLiteStore(path, timeout=60, clock=StillWall()) as store:
         say("ready")
         sys.stdin.readline()
 
@@ -42,7 +42,9 @@ def contend(path: str, logs: str, threads: int, keys: int, count: int) -> None:
             for step in range(keys):
                 key = (thread + step) % keys  # different keys at a time
                 log = Log(Path(logs) / str(key) / f"{os.getpid()}-{thread}.log")
-                log.draw(NonceProvider(store, f"key {key}", unit="ns"), count)
+                log.draw(
+                    NonceProvider(store, f"key {key}", unit="ns"), count, plain=True
+                )
                 log.close()
 
         with ThreadPoolExecutor(threads) as pool:
@@ -54,10 +56,10 @@ def draw_and_reopen(path: str, log: str, seconds: float) -> None:
     """Take nonces for so long, by a clock that stands still, opening the store anew now and then."""
     writer, end = Log(Path(log)), time.monotonic() + seconds
     while time.monotonic() < end:
-        with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+        with SQLiteStore(path, timeout=60, clock=StillWall()) as store:
             provider = NonceProvider(store, KEY, unit="ns")
             for _ in range(4):
-                writer.draw(provider, 25)
+                writer.draw(provider, 25, plain=True)
 
 
 def draw_beside(path: str, log: str, seconds: float) -> str:
@@ -72,7 +74,7 @@ def draw_beside(path: str, log: str, seconds: float) -> str:
 def checkpoint_on(path: str, seconds: float) -> int:
     """Write the log of the database back under the store's lock for so long; return how often that was done."""
     end, done = time.monotonic() + seconds, 0
-    with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+    with SQLiteStore(path, timeout=60, clock=StillWall()) as store:
 
         def write_back() -> bool:
             how = ("PASSIVE", "FULL", "RESTART", "TRUNCATE")[done % 4]
@@ -111,9 +113,9 @@ def reach_in(path: str, log: str, how: str, rounds: int) -> dict[str, Any]:
     held: list[tuple[int, int]] = []
     errors: list[str] = []
     whole = False
-    writer, store = Log(Path(log)), SQLiteStore(path, timeout=60, clock=StillClock())
+    writer, store = Log(Path(log)), SQLiteStore(path, timeout=60, clock=StillWall())
     provider = NonceProvider(store, KEY, unit="ns")
-    writer.draw(provider, 1)
+    writer.draw(provider, 1, plain=True)
 
     def change(state: KeyState, now: Now) -> Changed:
         begin = time.monotonic_ns()
@@ -131,7 +133,7 @@ def reach_in(path: str, log: str, how: str, rounds: int) -> dict[str, Any]:
             errors.append(type(error).__name__)
             store.close()
             try:
-                store = SQLiteStore(path, timeout=60, clock=StillClock())
+                store = SQLiteStore(path, timeout=60, clock=StillWall())
             except StoreReplacedError:
                 break  # this process still has the dead file: it is told to start anew
         except StoreRolledBackError as error:

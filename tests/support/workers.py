@@ -11,7 +11,7 @@ from persistent_nonce.clock import SECOND, SystemClock
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.checker import Log
-from tests.support.clocks import StillClock
+from tests.support.clocks import StillWall
 
 __all__ = ["KEY", "Shifted", "draw", "draw_on", "hold_lock", "live", "next_by"]
 
@@ -42,12 +42,12 @@ def say(word: str) -> None:
 
 def draw(path: str, log: str, count: int) -> None:
     """Take `count` nonces by a clock that stands still, logging each, once told to begin."""
-    with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+    with SQLiteStore(path, timeout=60, clock=StillWall()) as store:
         provider = NonceProvider(store, KEY, unit="ns")
         writer = Log(Path(log))
         say("ready")
         sys.stdin.readline()
-        writer.draw(provider, count)
+        writer.draw(provider, count, plain=True)
 
 
 def draw_on(path: str, log: str) -> None:

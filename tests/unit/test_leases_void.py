@@ -20,7 +20,8 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import UNITS, Changed, KeyState, fingerprint
-from persistent_nonce.stores.base import Epoch
+from persistent_nonce.stores.base import LEASE, Epoch
+from persistent_nonce.stores.marks import path_of
 from persistent_nonce.stores.memory import MemoryStore
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.clocks import StillClock
@@ -265,3 +266,20 @@ def test_threads_beside_each_other(store: Counted) -> None:
     assert len(set(taken)) == len(taken) == 40_000
     assert all(mine == sorted(mine) for mine in drawn)
     assert len(store.marks) < 100
+
+
+def test_marks_that_were_replaced_by_hand(store: Counted) -> None:
+    """Who opens a store whose marks were replaced waits until no block can be used from the old ones (I2, A13)."""
+    slept: list[float] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("persistent_nonce.stores.writer.time.sleep", slept.append)
+        draw(NonceProvider(store, KEY), 3)
+        SQLiteStore(store.path).close()
+        assert slept == []
+        marks = path_of(store.path)
+        marks.with_suffix(".new").write_bytes(marks.read_bytes())
+        marks.with_suffix(".new").chmod(0o600)
+        marks.with_suffix(".new").replace(marks)
+        for _ in range(2):
+            SQLiteStore(store.path).close()
+        assert slept == [2 * LEASE / SECOND]
