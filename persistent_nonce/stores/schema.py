@@ -101,12 +101,9 @@ def kept(execute: Callable[..., sqlite3.Cursor], name: str) -> str | None:
     return next((value for (value,) in execute(query, (name,)).fetchall()), None)
 
 
-def keep(execute: Callable[..., sqlite3.Cursor], name: str, value: str) -> bool:
-    """Keep `value` under `name`; return whether it was another until now, or none."""
-    if kept(execute, name) == value:
-        return False
+def keep(execute: Callable[..., sqlite3.Cursor], name: str, value: str) -> None:
+    """Keep `value` under `name`."""
     execute("INSERT OR REPLACE INTO store VALUES (?, ?)", (name, value))
-    return True
 
 
 def _one(connection: sqlite3.Connection, query: str) -> Any:

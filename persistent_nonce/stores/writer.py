@@ -69,6 +69,7 @@ class Writer:
         self._distrust = False
         self._row: tuple[Any, ...] = ()  # the row last read or written, and its state
         self._state = KeyState("")
+        self._new_marks = ""  # which they are, until that was stored
         self._undisturbed = False  # nobody else wrote between our last two
         try:
             self._set_up(path)
@@ -89,9 +90,10 @@ class Writer:
         marks = self._marks.open()
         self._execute("BEGIN IMMEDIATE")  # makes -wal and -shm, if nobody else has
         self._files.record()
-        if schema.keep(self._execute, "marks", marks) and found:
-            # Others may draw for so long from blocks whose epochs stand in the marks that were there before (I2).
-            time.sleep(2 * LEASE / SECOND)
+        if schema.kept(self._execute, "marks") != marks:
+            self._new_marks = marks
+            if found:  # others may use blocks for so long whose epochs stand in the marks of before (I2)
+                time.sleep(2 * LEASE / SECOND)
         self._execute("COMMIT")
 
     def _set_full(self, full: bool) -> None:
@@ -273,6 +275,9 @@ class Writer:
 
     def _store(self, state: KeyState, records: tuple[CallRecord, ...]) -> bool:
         """Commit `state` with its records; False, and nothing is written, if the row is not as it was read."""
+        if self._new_marks:
+            schema.keep(self._execute, "marks", self._new_marks)
+            self._new_marks = ""
         if records:
             self._execute("BEGIN IMMEDIATE")
         row = rows.write_row(self._execute, self._row, state)

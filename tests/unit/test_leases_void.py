@@ -280,6 +280,7 @@ def test_marks_that_were_replaced_by_hand(store: Counted) -> None:
         marks.with_suffix(".new").write_bytes(marks.read_bytes())
         marks.with_suffix(".new").chmod(0o600)
         marks.with_suffix(".new").replace(marks)
-        for _ in range(2):
-            SQLiteStore(store.path).close()
+        for _ in range(2):  # until one has stored which they are
+            with SQLiteStore(store.path) as other:
+                NonceProvider(other, KEY).next()
         assert slept == [2 * LEASE / SECOND]

@@ -84,8 +84,8 @@ def _execute(path: Path, *statements: str) -> list[Any]:
 
 
 def _writes(sql: str) -> bool:
-    """Whether a statement stores something: in a transaction of its own, unless one is open."""
-    return sql.startswith(("INSERT", "UPDATE", "COMMIT"))
+    """Whether a statement stores something of a key: in a transaction of its own, unless one is open."""
+    return sql.startswith(("INSERT", "UPDATE", "COMMIT")) and "INTO store" not in sql
 
 
 class Trace:
