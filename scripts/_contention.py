@@ -1,7 +1,4 @@
-"""Several processes at one gate: how fair it is, what waiting costs, and how long a fault holds up the others.
-
-Sections of `scripts/bench.py`, which runs them.
-"""
+"""The processes of a benchmark at one gate: what their waiting costs, and how long a fault holds up the next."""
 
 from __future__ import annotations
 
@@ -12,24 +9,22 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import filelock
+from _bench_table import Row, Size
 
 from persistent_nonce import CallGate, SQLiteStore
 
 KEY: Final = "an API key"
 
 #: Seconds for which a benchmark waits for one of its own processes.
-GUARD: Final = 60.0
+GUARD: Final = 90.0
 
 logging.getLogger("persistent_nonce").setLevel(logging.ERROR)  # here they are to die
 
 _SPAWN: Final = multiprocessing.get_context("spawn")
-
-Figures = dict[str, Any]
 
 
 class Worker(NamedTuple):
@@ -47,54 +42,6 @@ class Worker(NamedTuple):
         if not self.pipe.poll(GUARD):
             raise TimeoutError("a process of this benchmark does not answer")
         return self.pipe.recv()
-
-
-# --- fairness: several processes, short calls
-
-
-def call_on(path: str, how: str, begin: float, end: float, pipe: Any) -> None:
-    """Make calls of 20 ms from `begin` to `end`; send how many, and the longest wait."""
-    enter: Callable[[], AbstractContextManager[Any]]
-    if how == "gate":
-        gate = CallGate(SQLiteStore(path), KEY, min_interval=0.0)
-        enter = lambda: gate.call("Balance")  # noqa: E731 - a choice of two
-    else:
-        lock = filelock.FileLock(f"{path}.polled")
-        enter = lambda: lock  # noqa: E731 - as above
-    time.sleep(max(0.0, begin - time.monotonic()))
-    calls, longest = 0, 0.0
-    while (wanted := time.monotonic()) < end:
-        with enter():
-            longest = max(longest, time.monotonic() - wanted)
-            calls += 1
-            time.sleep(0.02)
-    pipe.send((calls, longest))
-
-
-def fairness(directory: Path, *, quick: bool) -> Figures:
-    """4 processes with calls of 20 ms: shares, use of the ideal rate, longest wait; a polled FileLock beside it."""
-    seconds, rounds = (2.0, 1) if quick else (6.0, 3)
-    found: dict[str, list[tuple[list[int], float]]] = {
-        "gate": [],
-        "polled FileLock": [],
-    }
-    for number in range(rounds):
-        for how, results in found.items():
-            begin = time.monotonic() + 2.0  # all have begun by then
-            path = str(directory / f"{number}.db")
-            with started(call_on, 4, path, how, begin, begin + seconds) as workers:
-                answers = [worker.answer() for worker in workers]
-            counts, waits = zip(*answers, strict=True)
-            results.append((sorted(counts), max(waits)))
-    figures: Figures = {}
-    for how, results in found.items():
-        ratios = [shares[0] / shares[-1] for shares, _ in results]
-        rates = [sum(shares) * 0.02 / seconds for shares, _ in results]
-        figures[f"{how}: shares"] = " · ".join(str(shares) for shares, _ in results)
-        figures[f"{how}: smallest ÷ largest share"] = statistics.median(ratios)
-        figures[f"{how}: use of the ideal rate"] = statistics.median(rates)
-        figures[f"{how}: longest wait, ms"] = max(wait for _, wait in results) * 1e3
-    return figures
 
 
 # --- waiting: CPU time, and who dies or stops
@@ -115,42 +62,52 @@ def wait_once(path: str, pipe: Any) -> None:
         pipe.send("out")
 
 
-def waiting(directory: Path, *, quick: bool) -> Figures:
-    """CPU time of those who wait for one call, the nearest first, as a share of a core."""
-    store, seconds = SQLiteStore(directory / "w.db"), 1.0 if quick else 4.0
+def waiting(directory: Path, size: Size) -> list[Row]:
+    """Have 4 processes wait for one call; the CPU time of each, the nearest first, as a share of a core."""
+    store, seconds = SQLiteStore(directory / "w.db"), size.calling / 2
     gate = CallGate(store, KEY, min_interval=0.0)
     found: list[list[float]] = [[] for _ in range(4)]
     with started(wait_once, 4, str(store.path)) as workers:
         for worker in workers:
             worker.answer()
-        for _ in range(1 if quick else 3):
+        for _ in range(max(1, size.rounds // 5)):
             with gate.call("Ledgers"):
                 for place, worker in enumerate(workers, 1):
                     worker.ask()
                     queue_of(store, gate.key, place)
                 time.sleep(seconds)
-            for worker, shares in zip(workers, found, strict=True):
-                shares.append(worker.answer()[1] * 100)
+            for worker, taken in zip(workers, found, strict=True):
+                taken.append(worker.answer()[1] * 100)
                 worker.ask()
                 worker.answer()
     store.close()
-    return {
-        f"CPU of place {place} in the queue, % of a core": statistics.median(shares)
-        for place, shares in enumerate(found, 1)
-    }
+    return [
+        Row(
+            f"CPU of place {place} in the queue",
+            statistics.median(taken),
+            "% of a core",
+            goal="≤ 6" if place == 1 else "≤ 1",
+        )
+        for place, taken in enumerate(found, 1)
+    ]
 
 
-def faults(directory: Path, *, quick: bool) -> Figures:
-    """How long the next call waits after a fault of the one before it, in ms: median and worst."""
+def faults(directory: Path, size: Size) -> list[Row]:
+    """Measure how long the next call waits after a fault of the one before it."""
     found: dict[str, list[float]] = {}
-    for number in range(2 if quick else 8):
+    for number in range(max(1, size.rounds // 2)):
         for what in ("holder killed", "waiter killed", "waiter stopped"):
             with SQLiteStore(directory / f"{what} {number}.db") as store:
                 found.setdefault(what, []).append(delay_after(what, store) * 1e3)
-    return {
-        f"{what}: next in after, ms": f"{statistics.median(delays):.0f} (worst {max(delays):.0f})"
+    return [
+        Row(
+            f"{what}: until the next is in",
+            statistics.median(delays),
+            "ms",
+            note=f"{max(delays):.0f} ms at worst",
+        )
         for what, delays in found.items()
-    }
+    ]
 
 
 def delay_after(what: str, store: SQLiteStore) -> float:
@@ -178,6 +135,25 @@ def delay_after(what: str, store: SQLiteStore) -> float:
 
 
 # --- processes
+
+
+def release(workers: list[Worker], seconds: float) -> tuple[float, float]:
+    """Let them open their stores, one after the other, then work from one moment to another; return the two."""
+    for worker in workers:
+        worker.ask()
+        worker.answer()
+    begin = time.monotonic() + 0.1
+    for worker in workers:
+        worker.pipe.send((begin, begin + seconds))
+    return begin, begin + seconds
+
+
+def together(pipe: Any) -> tuple[float, float]:
+    """Be ready, wait for the moment to begin, and return it with the one to end at."""
+    pipe.send("ready")
+    begin, end = pipe.recv()
+    time.sleep(max(0.0, begin - time.monotonic()))
+    return begin, end
 
 
 @contextmanager

@@ -1,168 +1,64 @@
 #!/usr/bin/env python3
 """Compare this library with what people use instead, in the same run and side by side.
 
-A baseline, not a gate: the figures are of this machine as it is now, and no test reads them. What is compared takes
-turns in rounds, and each figure is a median over the rounds, so that a busy machine slows all of it alike.
+The figures are of this machine as it is now, and no test reads them. What is compared takes turns in rounds, so that a
+busy machine slows all of it alike: read the ratios. A median is that of the rounds' means, p95 and p99 are of single
+operations, timed one by one.
 
-    python -m pip install --group bench && python scripts/bench.py [SECTION ...] [--quick] [--json]
+    python -m pip install --group bench && python scripts/bench.py [SECTION ...] [--quick] [--json] [--plot FILE]
+
+With --json the report is one object:
+
+    environment   what the figures depend on
+    sections      of each section asked for: `about`, `seconds` that it took, and `rows`
+    rows          of each row `what` was measured, `median`, `unit`, `p95`, `p99`, the `ratio` to what it stands
+                  `beside`, its `goal`, whether that was `met`, and a `note`; what does not apply is null or empty
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sqlite3
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
-
-import filelock
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _contention import KEY, Figures, fairness, faults, waiting
+from _bench_environment import environment
+from _bench_fairness import fairness
+from _bench_gate import passages
+from _bench_growth import growth
+from _bench_nonces import one_thread, threads
+from _bench_plot import plot
+from _bench_processes import alternation, processes, slow_drawer
+from _bench_startup import start_up
+from _bench_table import QUICK, Row, Size
+from _contention import faults, waiting
 
-from persistent_nonce import CallGate, NonceProvider, SQLiteStore
-
-
-def environment(directory: Path) -> Figures:
-    """Return what the figures depend on."""
-    command = ["stat", "--file-system", "--format=%T", str(directory)]
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "sqlite": sqlite3.sqlite_version,
-        "file system": subprocess.run(  # noqa: S603 - of this script's own words
-            command, capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        **{name: installed(name) for name in ("filelock", "diskcache")},
-    }
-
-
-def installed(name: str) -> str:
-    """Return the version of a package."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
-
-
-# --- speed: one nonce, one passage
-
-
-def opened(path: Path) -> tuple[sqlite3.Connection, Callable[[], object]]:
-    """Return a kept connection, and one update on it."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL").fetchall()
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("CREATE TABLE counter (value INTEGER)")
-    connection.execute("INSERT INTO counter VALUES (0)")
-    return connection, lambda: connection.execute(
-        "UPDATE counter SET value = value + 1"
-    )
-
-
-def commit_on(path: Path) -> Callable[[], object]:
-    """Return one WAL commit on a kept connection: what a nonce costs at least."""
-    return opened(path)[1]
-
-
-def transaction_on(path: Path) -> Callable[[], object]:
-    """Return the same as a transaction that keeps others from writing between its reading and its writing."""
-    connection, commit = opened(path)
-
-    def transaction() -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        commit()
-        connection.execute("COMMIT")
-
-    return transaction
-
-
-def contestants(root: Path) -> dict[str, Callable[[], object]]:
-    """Return what takes turns, each doing its work once a call, in a directory of its own."""
-
-    def place(name: str) -> Path:
-        directory = root / name
-        directory.mkdir()
-        return directory / "file"
-
-    lock, locked_commit = filelock.FileLock(place("lock")), commit_on(place("locked"))
-
-    def with_lock() -> None:
-        with lock:
-            locked_commit()
-
-    gate = CallGate(SQLiteStore(place("gate")), KEY, min_interval=0.0, unit="ns")
-
-    def passage() -> None:
-        with gate.call("Balance"):
-            pass
-
-    found: dict[str, Callable[[], object]] = {
-        "next()": NonceProvider(SQLiteStore(place("next")), KEY, unit="ns").next,
-        "a WAL commit": commit_on(place("commit")),
-        "a WAL transaction": transaction_on(place("transaction")),
-        "FileLock + commit": with_lock,
-        "a gate passage": passage,
-    }
-    if installed("diskcache")[0].isdigit():
-        import diskcache  # noqa: PLC0415 - a dependency of this comparison only
-
-        cache = diskcache.Cache(str(place("cache")))
-        found["diskcache incr"] = lambda: cache.incr("key")
-    return found
-
-
-def speed(directory: Path, *, quick: bool) -> Figures:
-    """Time them in turn; report medians in µs, and how fast ours is beside each."""
-    taking_turns = contestants(directory)
-    times: dict[str, list[float]] = {name: [] for name in taking_turns}
-    operations, rounds = (100, 7) if quick else (400, 21)
-    time.sleep(3.0)  # a directory that was just changed is looked at more closely
-    for _ in range(rounds):
-        for name, operation in taking_turns.items():
-            begin = time.perf_counter()
-            for _ in range(operations):
-                operation()
-            times[name].append((time.perf_counter() - begin) / operations)
-    micros = {name: statistics.median(all_) * 1e6 for name, all_ in times.items()}
-    ours = micros["next()"]
-    figures: Figures = {f"{name}, µs": value for name, value in micros.items()}
-    targets = {
-        "a WAL commit": 0.4,
-        "FileLock + commit": 3.0,
-        "diskcache incr": 0.8,
-    }
-    for name, target in targets.items():
-        if name in micros:
-            figures[f"speed of next() ÷ {name} (target ≥ {target})"] = (
-                micros[name] / ours
-            )
-    figures["speed of next() ÷ a WAL transaction"] = micros["a WAL transaction"] / ours
-    figures["a passage in commits"] = micros["a gate passage"] / micros["a WAL commit"]
-    return figures
-
-
-SECTIONS: Final = {
-    "speed": speed,
+#: What is measured, in the order of the page on performance.
+SECTIONS: Final[dict[str, Callable[[Path, Size], list[Row]]]] = {
+    "nonces": one_thread,
+    "threads": threads,
+    "processes": processes,
+    "alternation": alternation,
+    "slow-drawer": slow_drawer,
+    "gate": passages,
     "fairness": fairness,
     "waiting": waiting,
     "faults": faults,
+    "growth": growth,
+    "start-up": start_up,
 }
 
+#: Of what a plot is made.
+_PLOTTED: Final = "nonces"
 
-def main() -> None:
+
+def main(arguments: Sequence[str] | None = None, *, size: Size | None = None) -> None:
     """Run the sections asked for, or all."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
@@ -170,33 +66,67 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="print JSON only")
+    parser.add_argument("--plot", metavar="FILE", help=f"draw {_PLOTTED} as SVG")
     parser.add_argument("--directory", default=None, help="where to make the files")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     if unknown := set(asked.sections) - SECTIONS.keys():
         parser.error(f"no section {', '.join(sorted(unknown))}: {', '.join(SECTIONS)}")
-    report: dict[str, Figures] = {}
+    names = asked.sections or list(SECTIONS)
+    if asked.plot and _PLOTTED not in names:
+        parser.error(f"--plot draws the section {_PLOTTED}")
+    size = size or (QUICK if asked.quick else Size())
+    report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(dir=asked.directory) as directory:
         report["environment"] = environment(Path(directory))
-        show("environment", report["environment"], asked.json)
-        for name in asked.sections or SECTIONS:
+        if not asked.json:
+            show_environment(report["environment"])
+        report["sections"] = {}
+        for name in names:
             place = Path(directory, name)
             place.mkdir()
-            report[name] = SECTIONS[name](place, quick=asked.quick)
-            show(name, report[name], asked.json)
+            begin = time.monotonic()
+            rows = SECTIONS[name](place, size)
+            report["sections"][name] = {
+                "about": SECTIONS[name].__doc__,
+                "seconds": round(time.monotonic() - begin, 1),
+                "rows": [row.told() for row in rows],
+            }
+            if asked.plot and name == _PLOTTED:
+                plot(Path(asked.plot), "Nonces a second on one thread", rows)
+            if not asked.json:
+                show(name, rows, report["sections"][name])
     if asked.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
-    else:
-        print("\nA baseline of this machine, not a gate.")
 
 
-def show(name: str, figures: Figures, silent: bool) -> None:
-    """Print a section as a table."""
-    if silent:
-        return
-    print(f"\n{name}", flush=True)
-    for what, value in figures.items():
-        text = f"{value:.2f}" if isinstance(value, float) else str(value)
-        print(f"  {what:<58} {text}", flush=True)
+def show_environment(found: dict[str, Any]) -> None:
+    """Print what the figures depend on."""
+    for what, value in found.items():
+        print(f"{what:<22} {value}", flush=True)
+
+
+def show(name: str, rows: list[Row], told: dict[str, Any]) -> None:
+    """Print a section as a table, which a page in Markdown can take as it is."""
+    print(f"\n## {name} ({told['seconds']} s)\n\n{told['about']}\n")
+    print(
+        "| what | median | p95 | p99 | ratio | to | goal |\n|---|--:|--:|--:|--:|---|---|"
+    )
+    for row in rows:
+        figures = [number(value) for value in (row.median, row.p95, row.p99)]
+        figures[0] += f" {row.unit}" if row.unit and figures[0] else ""
+        what = f"{row.what} ({row.note})" if row.note else row.what
+        met = {True: ": met", False: ": MISSED", None: ""}[row.met]
+        cells = [what, *figures, number(row.ratio), row.beside, row.goal + met]
+        print("|", " | ".join(cells), "|", flush=True)
+
+
+def number(value: float | None) -> str:
+    """Return a number with as many digits as mean something."""
+    if value is None:
+        return ""
+    if abs(value) >= 1000:  # noqa: PLR2004 - beyond it, what follows the point is noise
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
 
 
 if __name__ == "__main__":
