@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Final
 
 from _bench_gate import records
 from _bench_table import Operation, Row, Size, Times, always, in_turns, single, turn
@@ -11,6 +12,9 @@ from _bench_table import Operation, Row, Size, Times, always, in_turns, single, 
 from persistent_nonce import NonceProvider, SQLiteStore
 
 __all__ = ["growth"]
+
+#: Keys that are drawn from by turns before the next ones are.
+_TOGETHER: Final = 100
 
 
 def growth(directory: Path, size: Size) -> list[Row]:
@@ -47,11 +51,13 @@ def _keys(directory: Path, size: Size) -> list[Row]:
                 )
             rows.append(row)
     for count, found in keys.items():
-        for provider in found:  # each key's ceiling may be due
-            provider.next()
         each = Times([], [])
-        for provider in found:
-            each.add(single(provider.next))
+        for begin in range(0, count, _TOGETHER):
+            some = found[begin : begin + _TOGETHER]
+            for provider in some:  # its ceiling may be due, which is 5 s ahead
+                provider.next()
+            for provider in some:
+                each.add(single(provider.next))
         rows.append(each.row(f"next() of {names[count]} by turns"))
     for store in stores:
         store.close()
@@ -68,7 +74,7 @@ def _fill(
     while len(found) < count and time.monotonic() - begin < seconds:
         found.append(NonceProvider(store, f"key {len(found)}", unit="ns"))
         times.add(single(found[-1].next))
-    last = Times(times.means[-100:], times.singles[-100:])
+    last = Times(times.means[-_TOGETHER:], times.singles[-_TOGETHER:])
     note = f"{time.monotonic() - begin:.1f} s for all"
     if len(found) < count:
         note += f"; no time for {count:,}"

@@ -6,6 +6,7 @@ No test here judges a time.
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-SCRIPTS: Final = Path(__file__).parents[2] / "scripts"
+ROOT: Final = Path(__file__).parents[2]
+SCRIPTS: Final = ROOT / "scripts"
+PAGE: Final = (ROOT / "docs" / "performance.md").read_text("utf-8")
 
 #: The smallest size: enough to go through all that is measured.
 SIZE: Final = """Size(
@@ -112,6 +115,17 @@ def test_the_sections_are_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPTS))
     script = runpy.run_path(str(SCRIPTS / "bench.py"))
     assert tuple(script["SECTIONS"]) == SECTIONS
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_the_page_has_each_section(name: str) -> None:
+    """The page on performance has a section's table at its mark, in the form in which the script prints it."""
+    before, _, after = PAGE.partition(f"\n<!-- {name} -->\n\n")
+    assert re.search(rf"`bench\.py [a-z -]*\b{name}\b", before)
+    lines = after.partition("\n\n")[0].splitlines()
+    assert lines[0] == "| what | median | p95 | p99 | ratio | to | goal |"
+    assert {line.count("|") for line in lines} == {8}
+    assert len(lines) > 3
 
 
 def test_table_and_plot(tmp_path: Path) -> None:

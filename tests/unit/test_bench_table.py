@@ -43,10 +43,11 @@ def test_goal(
     ("share", "found"), [(0.5, 50), (0.95, 95), (0.99, 99), (1.0, 100), (0.001, 1)]
 )
 def test_percentile(table: Any, share: float, found: int) -> None:
-    """A percentile is one of the values: no more than the rest of them is above it."""
+    """A percentile is one of the values, and no more than the rest of them are above it."""
     values = list(range(100, 0, -1))
     assert table.of(values, share) == found
     assert table.of([7], share) == 7
+    assert table.of(range(10), share) == math.ceil(share * 10) - 1
 
 
 def test_ratio_is_of_speeds(table: Any) -> None:
