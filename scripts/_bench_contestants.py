@@ -135,8 +135,11 @@ def _portalocker(path: Path, stack: ExitStack) -> Operation:
 
 def _redis(path: Path, stack: ExitStack) -> Operation:
     import redis  # noqa: PLC0415 - one of the comparison's own packages
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - likewise
+    from redis.retry import Retry  # noqa: PLC0415 - likewise
 
     client: Any
+    once = Retry(NoBackoff(), 0)
     if program := shutil.which("redis-server") or shutil.which("valkey-server"):
         where = str(path.parent)
         settings = f"--port 0 --unixsocket {path.name} --appendonly yes --dir {where}"
@@ -145,9 +148,9 @@ def _redis(path: Path, stack: ExitStack) -> Operation:
         )
         stack.callback(server.wait)
         stack.callback(server.terminate)
-        client = redis.Redis(unix_socket_path=str(path))
+        client = redis.Redis(unix_socket_path=str(path), retry=once)
     else:
-        client = redis.Redis(socket_connect_timeout=0.5)
+        client = redis.Redis(socket_connect_timeout=0.5, retry=once)
     stack.callback(client.close)
     name = f"persistent_nonce {os.getpid()}"
     deadline = time.monotonic() + (_GUARD if program else 0.0)
