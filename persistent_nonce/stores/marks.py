@@ -193,6 +193,8 @@ class Marks:
         self._shared = shared
         self._descriptor = -1
         self._slots: dict[str, int] = {}  # where they were when last looked for
+        self._whole, self._names = 0, _names(b"")  # of the good ones at the beginning
+        self._free = 0  # the first slot that was free
         self._last = _NOTHING  # the key last read or written, where, and its slot
         self._words = memoryview(b"")  # the file as all see it, in words of 8 bytes
 
@@ -223,11 +225,10 @@ class Marks:
             if mark is not None and mark.key == key:
                 self._last = (key, known, slot)
                 return mark
-        # New here; or the file was cut, damaged or begun anew, and what is remembered of it is worth nothing.
+            self._whole = 0  # the file was cut, damaged or begun anew
         self._last = _NOTHING
-        places, damaged = _survey(self._content())
-        self._slots = {name: offset for name, (_, offset) in places.items()}
-        if key in places:
+        damaged = self._look()
+        if key in self._slots:
             return self.find(key)
         if damaged:
             raise StoreCorruptError(
@@ -262,6 +263,7 @@ class Marks:
         if os.pwrite(self._descriptor, slot, offset) != _SIZE:
             raise _full()
         self._last = (key, offset, slot)
+        self._slots[key] = offset
 
     def epoch(self, key: str) -> Epoch:
         """Return the epoch of `key`, whose mark was just written; one that is void already if it cannot be shown."""
@@ -283,19 +285,33 @@ class Marks:
         words, self._words = self._words, memoryview(b"")
         words.release()
 
-    def _content(self) -> bytes:
-        return os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+    def _look(self) -> int:
+        """Learn which slot is whose, and return how many are damaged.
+
+        Of the good ones at the beginning only the names are compared: each new key would have all others decoded.
+        """
+        content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
+        if _names(content[: self._whole]) != self._names:
+            self._whole = 0
+        begin = self._free = self._whole
+        if not begin:
+            self._slots = {}
+        places, damaged = _survey(content[begin:])
+        for key, (_, offset) in places.items():
+            self._slots.setdefault(key, begin + offset)
+        while content[self._free : self._free + _SIZE].strip(b"\0"):
+            self._free += _SIZE
+        if self._free == begin + len(places) * _SIZE:  # none damaged, none twice
+            self._whole = self._free
+        self._names = _names(content[: self._whole])
+        return damaged
 
     def _take(self, key: str) -> int:
         """Return the slot of `key`, or else the first free one."""
-        content = self._content()
-        places, _ = _survey(content)
-        if key in places:
-            return places[key][1]
-        offset = 0
-        while content[offset : offset + _SIZE].strip(b"\0"):
-            offset += _SIZE
-        if len(content) < offset + _SIZE:
+        if os.pread(self._descriptor, _SIZE, self._free).strip(b"\0"):
+            self._look()
+        offset = self._slots.get(key, self._free)
+        if os.fstat(self._descriptor).st_size < offset + _SIZE:
             zeros = bytes(_GROWTH)
             if os.pwrite(self._descriptor, zeros, offset) != _GROWTH:
                 raise _full()
@@ -313,6 +329,11 @@ def _shown(descriptor: int) -> memoryview:
     """Return an open file as all see it who write it, in words; to be read only (what is cut off it must not be)."""
     content = memoryview(mmap.mmap(descriptor, 0, prot=mmap.PROT_READ))
     return content[: len(content) // _WORD * _WORD].cast("Q")
+
+
+def _names(slots: bytes) -> list[bytes]:
+    """Return the names in all slots: of each its first byte, then of each its second."""
+    return [slots[place::_SIZE] for place in range(_NAME)]
 
 
 def _full() -> OSError:
