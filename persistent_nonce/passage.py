@@ -158,6 +158,8 @@ class Entrance(Candidate):
     def _allowed(self, state: KeyState) -> int:
         """Return the nanoseconds this call may queue."""
         allowed = nanoseconds(self.passage.timeout)
+        if not self.passage.excused:
+            return allowed
         now = self.store.now()
         left = recovery.rest(state, now, self.passage.priority)
         return allowed + max(0, min(left, self.passage.excused - now.wall))

@@ -12,7 +12,9 @@ def in_doubt(call: CallRecord) -> bool:
     return call.outcome in ("unknown", "interrupted")
 
 
-def begun(state: KeyState, call: Running) -> CallRecord:
+def begun(
+    state: KeyState, call: Running, took: int | None = None, said: str = ""
+) -> CallRecord:
     """Return the record of a call in flight."""
     return CallRecord(
         id=call.id,
@@ -23,12 +25,13 @@ def begun(state: KeyState, call: Running) -> CallRecord:
         nonce=call.nonce,
         at=call.at,
         waited=call.waited,
-        took=None,
+        took=took,
         outcome="in_flight",
         serial=0,
         since=call.since,
         boot=state.boot,
         reference=call.reference,
+        said=said,
     )
 
 
@@ -45,8 +48,7 @@ def ended(
         took: nanoseconds in flight; None if nobody saw the end.
         said: the exchange's error.
     """
-    record = begun(state, call)._replace(took=took, said=said)
-    return settled(state, record, outcome)
+    return settled(state, begun(state, call, took, said), outcome)
 
 
 def settled(state: KeyState, record: CallRecord, outcome: Outcome) -> Changed:

@@ -434,12 +434,12 @@ def test_a_process_that_ends_in_a_call(path: Path, children: Children) -> None:
 
 
 def test_records_are_trimmed(store: SQLiteStore, gate: CallGate) -> None:
-    """The newest 1000 settled calls are kept, and every call that is still in doubt."""
+    """The newest 1000 settled calls are kept, with few more, and every call that is still in doubt."""
     with pytest.raises(OSError, match="lost"), gate.call("AddOrder", durable=True):
         raise OSError("lost")
-    for _ in range(1_005):
+    for _ in range(1_105):
         with gate.call("Balance"):
             pass
     records = store.calls(gate.key, 2_000)
-    assert len(records) == 1_001
+    assert 1_001 <= len(records) < 1_050
     assert [r.method for r in records if r.outcome == "unknown"] == ["AddOrder"]
