@@ -5,8 +5,6 @@ How each guarantee is kept here, numbered as in the README:
     I7  calls that come together are put into the queue in the order in which they came
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Sequence

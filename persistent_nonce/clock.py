@@ -4,8 +4,6 @@ The wall clock makes nonces and dates back-offs, which must survive a reboot. Ev
 within one boot is kept on CLOCK_MONOTONIC, which all processes of a kernel share and no clock step can touch.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

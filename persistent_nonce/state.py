@@ -4,8 +4,6 @@ Stored times are integers of nanoseconds, and each field says of which clock: `w
 is CLOCK_MONOTONIC of the boot named in `boot`. Nonces are integers of the key's unit (ticks).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -282,7 +280,7 @@ class KeyState(NamedTuple):
             return None
         return Rate(self.every / SECOND, self.burst, self.tier)
 
-    def marked(self, unit: str, nonce: int, seen: int) -> KeyState:
+    def marked(self, unit: str, nonce: int, seen: int) -> "KeyState":
         """Return the state after a nonce: `_replace` of these three, in a quarter of its time."""
         fields = self[:2] + (unit, nonce, seen) + self[5:]  # noqa: RUF005 - twice as fast as unpacking
         return tuple.__new__(KeyState, fields)
