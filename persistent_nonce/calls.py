@@ -18,6 +18,7 @@ from typing import Final, Self
 from persistent_nonce import recovery, rules
 from persistent_nonce.arguments import seconds_argument
 from persistent_nonce.clock import SECOND, Now, nanoseconds
+from persistent_nonce.doorbell import Doorbell, ring
 from persistent_nonce.errors import (
     ConfigurationError,
     ForkedCallError,
@@ -149,13 +150,15 @@ class Call:
 
     def __enter__(self) -> Self:
         self._begin()
-        steps = self._enter()
+        steps, bell = self._enter(), Doorbell(lambda: self._id)
         try:
-            run(steps)
+            run(steps, rest=bell.wait)
         except BaseException:
             steps.close()  # an interrupt may have struck outside the steps
             self._drop("not_sent")
             raise
+        finally:
+            bell.close()
         return self
 
     async def __aenter__(self) -> Self:
@@ -219,12 +222,7 @@ class Call:
             self._id = session.new_id()
             session.live.add(self._id)
             entrance = Entrance(
-                self._store,
-                self.key,
-                self._passage,
-                session,
-                self._id,
-                bell=self._bell,
+                self._store, self.key, self._passage, session, self._id, bell=self._bell
             )
             self._running = await entrance.wait()
             check_turn(self._running, self._store.now(), self._name)
@@ -275,7 +273,7 @@ class Call:
         ending = self._ending(outcome)
         state = None
         try:
-            state = await do(lambda: self._store.update(self.key, ending))
+            state = await do(lambda: ring(self._store.update(self.key, ending)))
         except StoreError as error:
             _LOG.warning("%s could not be ended yet: %s", self._name, error)
             self._store.later(self.key, ending)

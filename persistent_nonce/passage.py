@@ -91,8 +91,8 @@ class Entrance(Candidate):
                 if state is not seen:
                     seen, since = state, now.mono
                 wait = min(wait, deadline - now.mono)
-                await pause(self._patience(state, wait, now.mono - since))
-                state = await self._see(state)
+                rung = await pause(self._patience(state, wait, now.mono - since))
+                state = await (self._ask() if rung else self._see(state))
             if wait <= 0 or self.dead:
                 state = await self._ask()
         if reason:

@@ -66,9 +66,9 @@ def do(call: Callable[[], T]) -> Generator[Step, Any, T]:
 
 
 @coroutine
-def pause(seconds: float) -> Generator[Step, None, None]:
-    """Wait for `seconds` of real time."""
-    yield float(seconds)
+def pause(seconds: float) -> Generator[Step, Any, bool]:
+    """Wait for `seconds` of real time; return whether it was ended early."""
+    return bool((yield float(seconds)))
 
 
 @coroutine
@@ -78,8 +78,11 @@ def until(awaitable: Awaitable[T]) -> Generator[Step, Any, T]:
     return result
 
 
-def run(steps: Steps[T]) -> T:
+def run(steps: Steps[T], *, rest: Callable[[float], object] | None = None) -> T:
     """Carry `steps` out on this thread and return their result.
+
+    Args:
+        rest: what a pause is; it may end early, and tells so.
 
     Raises:
         BaseException: whatever the procedure raises, an interrupt that it was told of included.
@@ -92,7 +95,7 @@ def run(steps: Steps[T]) -> T:
             while True:
                 step = resume(value)
                 resume, value = procedure.send, None
-                resume, value = _perform(step, procedure)
+                resume, value = _perform(step, procedure, rest or time.sleep)
         except StopIteration as end:
             # Nothing is called here, nor below: CPython looks for signals after a call and when a loop goes
             # round, and one that struck here would lose the result, or leave the procedure where it waits.
@@ -106,7 +109,9 @@ def run(steps: Steps[T]) -> T:
 
 
 def _perform(
-    step: Step, procedure: CoroutineType[Step, Any, Any]
+    step: Step,
+    procedure: CoroutineType[Step, Any, Any],
+    rest: Callable[[float], object],
 ) -> tuple[Callable[[Any], Step], Any]:
     """Carry out one step; return how the procedure goes on, and with what."""
     try:
@@ -114,8 +119,7 @@ def _perform(
             return procedure.send, step()
         if not isinstance(step, float):
             raise TypeError("a step for an event loop, outside one")
-        time.sleep(step)
-        return procedure.send, None
+        return procedure.send, rest(step)
     except BaseException as error:  # noqa: BLE001 - the procedure's to handle
         return procedure.throw, error
 

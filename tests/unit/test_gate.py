@@ -8,7 +8,6 @@ import itertools
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from persistent_nonce import CallGate, Rate, Recovery, calls, recovery, rules, steps
 from persistent_nonce.calls import Call
 from persistent_nonce.clock import SECOND, Now
+from persistent_nonce.doorbell import Doorbell
 from persistent_nonce.errors import (
     ConfigurationError,
     ForkedCallError,
@@ -132,7 +132,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Hands:
     """Return a clock that goes on only when somebody sleeps, or by hand."""
     hands = Hands()
     hands.forward(1_000)
-    monkeypatch.setattr(time, "sleep", hands.forward)
+    monkeypatch.setattr(Doorbell, "wait", lambda _, seconds: hands.forward(seconds))
     return hands
 
 
@@ -1132,11 +1132,11 @@ def test_an_interrupt_that_the_steps_never_saw(
     process = Process(store, min_interval=0.0)
     real = steps.run
 
-    def after(procedure: Steps[Any]) -> None:
+    def after(procedure: Steps[Any], **_: Any) -> None:
         real(procedure)
         raise Interrupt
 
-    def before(procedure: Steps[Any]) -> None:
+    def before(procedure: Steps[Any], **_: Any) -> None:
         raise Interrupt
 
     for strike in (before, after):

@@ -36,7 +36,16 @@ LAYERS: Final = (
     ),
     ("stores",),
     ("leases",),
-    ("provider", "gate", "calls", "passage", "room", "candidate", "messages"),
+    (
+        "provider",
+        "gate",
+        "calls",
+        "passage",
+        "room",
+        "candidate",
+        "messages",
+        "doorbell",
+    ),
     ("adapters", "testing"),
     ("", "cli", "__main__", "commands", "demo", "crew", "bots"),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from persistent_nonce.clock import SECOND
+from persistent_nonce.doorbell import Doorbell
 from persistent_nonce.errors import InvalidNonceError, StoreReplacedError
 from persistent_nonce.gate import CallGate
 from persistent_nonce.nonces import set_unit
@@ -82,7 +82,7 @@ def test_no_call_is_tried_again_for_ever_though_others_succeed(
     """The attempts of one call are counted for themselves: the key's row of refusals may end in between (I10)."""
     clock = Hands()
     clock.forward(1_000)
-    monkeypatch.setattr(time, "sleep", clock.forward)
+    monkeypatch.setattr(Doorbell, "wait", lambda _, seconds: clock.forward(seconds))
     gate = CallGate(MemoryStore(clock=clock), "key")
     with pytest.raises(InvalidNonceError, match="attempt 3 of 3"):
         _refuse_each(gate)
