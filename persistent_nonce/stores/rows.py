@@ -134,7 +134,7 @@ def _encode_rest(rest: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
         int(exempt),
         int(closed),
         _dump(turn) if turn else "",
-        _dump(queue) if queue else "",
+        f"[{','.join(map(_dump_waiting, queue))}]" if queue else "",
         _dump(running) if running else "",
     )
     return row, _REST_TEXT % row
@@ -173,6 +173,9 @@ def seal(row: tuple[Any, ...]) -> tuple[int, int]:
 
 #: Kept: `json.dumps` makes an encoder of its own for each value.
 _dump: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+#: Each transaction writes all of a queue, of which only one call or two are new.
+_dump_waiting: Final = lru_cache(maxsize=4096)(_dump)
 
 
 def _check(text: str) -> int:
