@@ -73,7 +73,7 @@ class Entrance(Candidate):
             room.leave(self)
 
     async def _wait(self) -> Running:
-        started = self.store.now().mono
+        started = self.store.clock.mono()
         state = await self._ask()
         deadline = started + self._allowed(state)
         reason, seen, since = "", None, 0
