@@ -182,7 +182,7 @@ class Lease:
                 and _here[0] == process
             ):
                 return nonce
-        except ValueError:  # the store was closed, or inherited over fork
+        except (ValueError, IndexError):  # closed, or inherited; or cut short
             pass
         return self._renew(block)
 

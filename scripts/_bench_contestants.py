@@ -135,8 +135,8 @@ def _portalocker(path: Path, stack: ExitStack) -> Operation:
 
 def _redis(path: Path, stack: ExitStack) -> Operation:
     import redis  # noqa: PLC0415 - one of the comparison's own packages
-    from redis.backoff import NoBackoff  # noqa: PLC0415 - likewise
-    from redis.retry import Retry  # noqa: PLC0415 - likewise
+    from redis.backoff import NoBackoff  # noqa: PLC0415 - as above, of it
+    from redis.retry import Retry  # noqa: PLC0415 - as above, of it
 
     client: Any
     once = Retry(NoBackoff(), 0)

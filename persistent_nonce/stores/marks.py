@@ -26,7 +26,6 @@ import mmap
 import os
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
@@ -225,7 +224,7 @@ class Marks:
             if mark is not None and mark.key == key:
                 self._last = (key, known, slot)
                 return mark
-            self._whole = 0  # the file was cut, damaged or begun anew
+            self._whole, self._slots = 0, {}  # it was cut, damaged or begun anew
         self._last = _NOTHING
         damaged = self._look()
         if key in self._slots:
@@ -273,10 +272,10 @@ class Marks:
             return _VOID
         if index >= len(self._words):
             self.void()
-            with suppress(OSError, ValueError):  # no memory, or no descriptor, for it
+            try:
                 self._words = _shown(self._descriptor)
-        if index >= len(self._words):
-            return _VOID
+            except (OSError, ValueError):  # no memory, or no descriptor, for it
+                return _VOID
         value = int.from_bytes(slot[_NAME : _NAME + _WORD], sys.byteorder)
         return Epoch(self._words, index, value)
 
@@ -292,10 +291,8 @@ class Marks:
         """
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
         if _names(content[: self._whole]) != self._names:
-            self._whole = 0
+            self._whole, self._slots = 0, {}
         begin = self._free = self._whole
-        if not begin:
-            self._slots = {}
         places, damaged = _survey(content[begin:])
         for key, (_, offset) in places.items():
             self._slots.setdefault(key, begin + offset)
