@@ -19,24 +19,21 @@ import mmap
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from operator import length_hint
-from typing import Final, NamedTuple
+from typing import Final
 
 from persistent_nonce import nonces, settings
 from persistent_nonce.clock import SECOND, SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.state import Changed, KeyState, Wanted
 from persistent_nonce.stores.base import LEASE, Epoch, Leasing, Store
 
-__all__ = ["Lease"]
+__all__ = ["Drawer"]
 
 #: The most nonces in a block: its commit is then a small part of what they cost, and they are drawn in time.
 _LARGEST: Final = 16_384
-
-#: By how much a block may be larger than the last one, as long as its ticks are as short as the time it lasts.
-_GROWTH: Final = 16
 
 #: The part of what is left below the bound that a block may take, at most: what it skips is nobody's (I10).
 _SHARE: Final = 16
@@ -74,17 +71,29 @@ def _seconds(clock: Clock) -> Callable[[], float]:
     return time.monotonic if clock is SYSTEM_CLOCK else lambda: clock.mono() / SECOND
 
 
-class _Block(NamedTuple):
-    """Nonces of a key that nobody else has."""
+class _Block:
+    """Nonces of a key that nobody else has; nothing in it changes but what is left of them.
 
-    rest: Iterator[int]  # those not drawn yet
-    until: float  # seconds, from when it is void
-    words: Sequence[int]  # where the epoch is read
-    at: int
-    epoch: int
-    process: int  # whose they are
-    last: int  # the last of them, which is the key's mark
-    size: int  # with the first, which never was in `rest`
+    Attributes:
+        rest: those not drawn yet.
+        until: seconds, from when it is void.
+        words, at, epoch: where the epoch of the key is read, and what it has to be.
+        process: whose they are.
+        last: the last of them, which is the key's mark.
+        size: how many they were, with the first, which never was in `rest`.
+    """
+
+    __slots__ = ("at", "epoch", "last", "process", "rest", "size", "until", "words")
+
+    def __init__(
+        self, first: int, last: int, *, until: float, epoch: Epoch, process: int
+    ) -> None:
+        self.rest = iter(range(first + 1, last + 1))
+        self.until = until
+        self.words, self.at, self.epoch = epoch
+        self.process = process
+        self.last = last
+        self.size = last - first + 1
 
     @property
     def used(self) -> int:
@@ -94,7 +103,7 @@ class _Block(NamedTuple):
 
 _NO_EPOCH: Final = Epoch((), 0, 0)
 
-_NONE: Final = _Block(iter(()), 0.0, *_NO_EPOCH, process=0, last=-1, size=1)
+_NONE: Final = _Block(-1, -1, until=0.0, epoch=_NO_EPOCH, process=0)
 
 
 class _Renewal:
@@ -146,12 +155,11 @@ class _Renewal:
         if not alone or self._used < self._size:
             # No more than could be used before another came; one was drawn only to see that.
             return max(1, self._used - 1)
-        near = min(_GROWTH * self._size, LEASE // tick)
-        return min(max(2 * self._size, near), _LARGEST)
+        return min(max(2 * self._size, LEASE // tick), _LARGEST)
 
 
-class Lease:
-    """The nonces of one key for the threads of a process.
+class Drawer:
+    """Who draws the nonces of one key, for the threads of a process.
 
     Args:
         store: where blocks are taken, if it can lease; else it is asked for each nonce.
@@ -160,9 +168,9 @@ class Lease:
     """
 
     def __init__(self, store: Store, key: str, *, wanted: Wanted) -> None:
+        self.key = key
         self._store = store
         self._leasing = store if isinstance(store, Leasing) else None
-        self._key = key
         self._wanted = wanted
         self._clock = _seconds(store.clock)
         self._block = _NONE
@@ -170,16 +178,23 @@ class Lease:
         self._mutex = threading.RLock()
 
     def next(self) -> int:
-        """Take the next nonce; see `NonceProvider.next`."""
-        rest, until, words, at, epoch, process, _, _ = block = self._block
-        nonce = next(rest, 0)
+        """Take the next nonce (I1, I2).
+
+        Raises:
+            NonceRangeError: it would lie too far ahead of the clock, or above 2**63 - 1.
+            UnitMismatchError: the key counts in another unit.
+            KeyClosedError: the key is closed.
+            StoreError: the state cannot be used; no nonce was issued.
+        """
+        block = self._block
+        nonce = next(block.rest, 0)
         try:
             # The marks are looked at only while the block is young: a file that others cut short must not be touched.
             if (
                 nonce
-                and self._clock() < until
-                and words[at] == epoch
-                and _here[0] == process
+                and self._clock() < block.until
+                and block.words[block.at] == block.epoch
+                and _here[0] == block.process
             ):
                 return nonce
         except (ValueError, IndexError):  # closed, or inherited; or cut short
@@ -187,13 +202,22 @@ class Lease:
         return self._renew(block)
 
     @property
-    def last(self) -> int | None:
-        """The last nonce that anybody has taken; None if only the store can tell."""
-        rest, until, words, at, epoch, process, last, _ = self._block
-        drawn = last - length_hint(rest)
+    def last(self) -> int:
+        """The high-water mark: no nonce above it was taken. Consumes nothing and takes no lock.
+
+        Every nonce to come is greater, but for those of a burst that goes on elsewhere at this moment: its mark lies
+        at the end of what it has set apart.
+        """
+        last = self._last_drawn()
+        return self._store.read(self.key).nonce if last is None else last
+
+    def _last_drawn(self) -> int | None:
+        """Return the last nonce that anybody has taken; None if only the store can tell."""
+        block = self._block
+        drawn = block.last - length_hint(block.rest)
         try:
-            young = process == _here[0] and self._clock() < until
-            return drawn if young and words[at] == epoch else None
+            young = block.process == _here[0] and self._clock() < block.until
+            return drawn if young and block.words[block.at] == block.epoch else None
         except (ValueError, IndexError):  # closed; or there never was an epoch
             return None
 
@@ -222,12 +246,11 @@ class Lease:
         late = store is None or self._clock() >= seen.until
         renewal = _Renewal(self._wanted, seen, clock=self._clock, late=late)
         if store is None or late:
-            last = self._store.update(self._key, renewal).nonce
+            last = self._store.update(self.key, renewal).nonce
         else:
-            state, epoch = store.lease(self._key, renewal)
+            state, epoch = store.lease(self.key, renewal)
             last = state.nonce
-        first = renewal.first
-        rest, size = iter(range(first + 1, last + 1)), last - first + 1
-        block = _Block(rest, renewal.until, *epoch, self._process, last, size)
-        self._block = block
+        first, until = renewal.first, renewal.until
+        process = self._process
+        self._block = _Block(first, last, until=until, epoch=epoch, process=process)
         return first

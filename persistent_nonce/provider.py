@@ -6,7 +6,7 @@ from persistent_nonce import nonces, settings
 from persistent_nonce.arguments import check_label
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import ConfigurationError
-from persistent_nonce.leases import Lease
+from persistent_nonce.leases import Drawer
 from persistent_nonce.state import Changed, KeyState, Wanted, check_unit, fingerprint
 from persistent_nonce.stores.base import Store
 
@@ -16,7 +16,7 @@ __all__ = ["NonceProvider"]
 _MOST = 1_000_000
 
 
-class NonceProvider:
+class NonceProvider(Drawer):
     """Hand out the nonces of one key.
 
     A nonce is the clock's reading in the key's unit, or one more than the last, whichever is greater. For calls that
@@ -40,24 +40,11 @@ class NonceProvider:
         unit: str | None = None,
         label: str | None = None,
     ) -> None:
-        self.key = fingerprint(key)
-        self._store = store
-        self._wanted = Wanted(
+        wanted = Wanted(
             unit=None if unit is None else check_unit(unit),
             label=None if label is None else check_label(label),
         )
-        self._lease = Lease(store, self.key, wanted=self._wanted)
-
-    def next(self) -> int:
-        """Take the next nonce (I1, I2).
-
-        Raises:
-            NonceRangeError: it would lie too far ahead of the clock, or above 2**63 - 1.
-            UnitMismatchError: the key counts in another unit.
-            KeyClosedError: the key is closed.
-            StoreError: the state cannot be used; no nonce was issued.
-        """
-        return self._lease.next()
+        super().__init__(store, fingerprint(key), wanted=wanted)
 
     def __call__(self) -> int:
         """Take the next nonce: the provider is a nonce function, as clients want one."""
@@ -84,16 +71,6 @@ class NonceProvider:
 
         last = self._store.update(self.key, change).nonce
         return range(last - count + 1, last + 1)
-
-    @property
-    def last(self) -> int:
-        """The high-water mark: no nonce above it was taken. Consumes nothing and takes no lock.
-
-        Every nonce to come is greater, but for those of a burst that goes on elsewhere at this moment: its mark lies
-        at the end of what it has set apart.
-        """
-        last = self._lease.last
-        return self._store.read(self.key).nonce if last is None else last
 
     def raise_floor(self, at_least: int) -> int:
         """Let every nonce to come be greater than `at_least`; return the mark, which never goes down (I10).

@@ -40,8 +40,8 @@ def store(tmp_path: Path, clock: StillClock) -> Iterator[Counted]:
 @pytest.mark.parametrize(
     ("unit", "sizes"),
     [
-        ("ns", [16, 256, 4096, 16_384, 16_384]),
-        ("us", [16, 256, 4096, 10_000, 16_384, 16_384]),
+        ("ns", [16_384, 16_384]),
+        ("us", [10_000, 16_384, 16_384]),
         ("ms", [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10_240, 16_384]),
         ("s", [2, 4, 8, 16, 32]),
     ],
@@ -60,7 +60,7 @@ def test_a_burst_takes_more_and_more(
 def test_a_slow_drawer_takes_one_at_a_time(store: Counted, clock: StillClock) -> None:
     """Who asks after the last block was void takes one, also in the middle of a large block."""
     provider = NonceProvider(store, KEY, unit="ns")
-    draw(provider, 1 + 16 + 1)
+    draw(provider, 20)
     for _ in range(3):
         clock.advance(LEASE / SECOND)
         assert provider.next() == clock.now
@@ -93,7 +93,7 @@ def test_its_time_begins_before_the_commit(store: Counted, clock: StillClock) ->
     store._writer._marks.write = slowly  # type: ignore[method-assign]  # the disk takes its time
     second, third = draw(provider, 2)
     assert third > second
-    assert store.sizes[0] == 16
+    assert store.sizes[0] == 16_384
     assert store.marks[-1] == third
 
 

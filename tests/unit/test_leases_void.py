@@ -58,7 +58,7 @@ def test_every_change_of_the_mark_makes_it_void(store: Counted) -> None:
         lambda: store.update(NAME, _jump).nonce,
     ]
     for way in ways:
-        draw(provider, 1 + 16 + 5)
+        draw(provider, 20)
         high = way()
         assert provider.next() > high
     with SQLiteStore(store.path, clock=store.clock) as second:
@@ -74,7 +74,7 @@ def _jump(state: KeyState, now: Any) -> Changed:
 def test_what_could_be_used_is_taken_next(store: Counted) -> None:
     """After another's nonce a block has the size that was used of the last: beside others nobody wastes much."""
     provider, other = (NonceProvider(store, KEY, unit="ns") for _ in range(2))
-    draw(provider, 1 + 16 + 100)
+    draw(provider, 1 + 100)
     before = other.next()
     provider.next()
     assert store.marks[-1] - before == 100
@@ -118,7 +118,7 @@ def test_revoked_between_the_draw_and_the_look(store: Counted) -> None:
 
     store.words = lambda epoch: Revoked(epoch, revoke, bool)
     provider = NonceProvider(store, KEY, unit="ns")
-    draw(provider, 2)  # the second brings a block of 16
+    draw(provider, 2)  # the second brings a block
     assert provider.next() > other[0]
 
 
@@ -138,7 +138,7 @@ def test_revoked_after_the_look(store: Counted) -> None:
 
 def test_nothing_is_called_after_the_look() -> None:
     """No signal handler runs between the look at the epoch and the return: it could fork, and both would return it."""
-    names = [found.opname for found in dis.get_instructions(leases.Lease.next)]
+    names = [found.opname for found in dis.get_instructions(leases.Drawer.next)]
     look = names.index("BINARY_SUBSCR")  # of the epoch; the process's own follows
     after = names[look : names.index("RETURN_VALUE", look) + 1]
     assert not [name for name in after if "CALL" in name or "BACKWARD" in name]
@@ -237,7 +237,7 @@ def test_a_thread_that_never_comes_back(
     begun, over = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with provider._lease._mutex:
+        with provider._mutex:
             begun.set()
             over.wait(GUARD)
 
