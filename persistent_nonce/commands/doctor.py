@@ -27,11 +27,12 @@ from persistent_nonce.errors import NonceError, StoreError
 from persistent_nonce.findings import Finding
 from persistent_nonce.stores import place
 from persistent_nonce.stores.failures import RECOVER
-from persistent_nonce.stores.marks import Mark, path_of, read_marks, went_back
+from persistent_nonce.stores.marks import path_of, read_marks
 from persistent_nonce.stores.permissions import explain, is_shared, shown
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.salvage import is_sound
 from persistent_nonce.stores.sessions import process_state, standing
+from persistent_nonce.stores.slots import Mark, went_back
 
 __all__ = ["default_stores", "examine", "loses_commits"]
 

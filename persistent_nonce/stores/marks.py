@@ -8,14 +8,6 @@ A slot that is damaged refuses its key (I9): the next nonce would be written ove
 the database had gone back. While one is there, so is every key without a mark, whose it may be. No kill and no fsync
 that was missed leaves one, since a slot lies within one sector; `recover` is the way out. A mark that is not there at
 all refuses nobody: that is how every key begins, and a file that was emptied looks the same.
-
-The file `<database>.marks` has 32 bytes a key, little-endian, in the order in which the keys came; zeros are free:
-
-    8  the key's fingerprint
-    8  the revision of the row that was committed: the epoch of the key's leases
-    8  the mark, in ticks
-    1  its unit, counted from the coarsest, and 3 zeros
-    4  CRC-32 of these 28 bytes
 """
 
 from __future__ import annotations
@@ -27,32 +19,27 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from struct import Struct
-from typing import Final, NamedTuple
-from zlib import crc32
+from typing import Final
 
 from persistent_nonce.errors import StoreCorruptError
-from persistent_nonce.state import DEFAULT_UNIT, UNITS, KeyState
+from persistent_nonce.state import DEFAULT_UNIT, KeyState
 from persistent_nonce.stores.base import Epoch
 from persistent_nonce.stores.failures import RECOVER
 from persistent_nonce.stores.place import open_beside, sync
+from persistent_nonce.stores.slots import (
+    NAME,
+    SIZE,
+    Mark,
+    decode,
+    encode,
+    names,
+    survey,
+)
 
-__all__ = [
-    "Mark",
-    "Marks",
-    "path_of",
-    "read_marks",
-    "refuse_loss",
-    "replace_marks",
-    "went_back",
-]
+__all__ = ["Marks", "path_of", "read_marks", "refuse_loss", "replace_marks"]
 
 _LOG: Final = logging.getLogger("persistent_nonce")
 
-_BODY: Final = Struct("<8sQqB3x")
-_SIZE: Final = _BODY.size + 4
-_NAME: Final = 8
-_FREE: Final = bytes(_SIZE)
 _NOTHING: Final = ("", 0, b"")
 
 #: Bytes by which the file grows: a block of the disk, so that no later write needs a new one.
@@ -61,25 +48,6 @@ _GROWTH: Final = 4096
 #: Bytes of an epoch, as the file is read by who leases.
 _WORD: Final = 8
 _VOID: Final = Epoch((0,), 0, 1)
-
-_UNITS: Final = tuple(UNITS)
-_NUMBER: Final = {unit: number for number, unit in enumerate(_UNITS)}
-
-
-class Mark(NamedTuple):
-    """What is known of a key beside its row."""
-
-    key: str
-    revision: int  # 0: of no row; nobody knows the key's last nonce
-    nonce: int
-    unit: str
-
-    @property
-    def told(self) -> str:
-        """What it says, in words."""
-        if not self.revision:
-            return "nobody knows what was used"
-        return f"{self.nonce} ({self.unit}) was used"
 
 
 def path_of(database: Path) -> Path:
@@ -97,43 +65,8 @@ def read_marks(path: Path) -> tuple[dict[str, Mark], int]:
         content = path.read_bytes()
     except FileNotFoundError:
         return {}, 0
-    places, damaged = _survey(content)
+    places, damaged = survey(content)
     return {key: mark for key, (mark, _) in places.items()}, damaged
-
-
-def _survey(content: bytes) -> tuple[dict[str, tuple[Mark, int]], int]:
-    """Return the mark of each key with its offset, and how many slots are damaged.
-
-    A key has one slot. Of two, which only a file that was changed by others can have, the greater mark is the truth:
-    the other was left behind.
-    """
-    found: dict[str, tuple[Mark, int]] = {}
-    damaged = 0
-    for offset in range(0, len(content), _SIZE):
-        slot = content[offset : offset + _SIZE]
-        mark = _decode(slot)
-        if mark is not None:
-            other = found.get(mark.key)
-            if other is None or _age(mark) > _age(other[0]):
-                found[mark.key] = mark, offset
-        elif slot.strip(b"\0"):
-            damaged += 1
-    return found, damaged
-
-
-def _age(mark: Mark) -> tuple[int, int]:
-    return mark.nonce * UNITS[mark.unit], mark.revision
-
-
-def went_back(state: KeyState, mark: Mark, boot: str) -> bool:
-    """Whether `state`, as it is stored, is older than its mark.
-
-    Within one boot nothing that was committed is lost. After another boot commits may be, down to the ceiling.
-    """
-    known = state.nonce
-    if state.boot != boot:
-        known = max(known, state.ceiling)
-    return mark.nonce * UNITS[mark.unit] > known * state.tick
 
 
 def refuse_loss(database: Path) -> None:
@@ -152,14 +85,7 @@ def replace_marks(database: Path, marks: Iterable[Mark], *, shared: bool) -> Non
 
     Whoever has the old one open is stopped by it: they compare the files.
     """
-    slots = (
-        body + crc32(body).to_bytes(4, "little")
-        for body in (
-            _BODY.pack(bytes.fromhex(key), revision, nonce, _NUMBER[unit])
-            for key, revision, nonce, unit in marks
-        )
-    )
-    content = b"".join(slots)
+    content = b"".join(map(encode, marks))
     content += bytes(-len(content) % _GROWTH)
     path = path_of(database)
     new = path.with_name(f"{path.name}.new")
@@ -192,7 +118,7 @@ class Marks:
         self._shared = shared
         self._descriptor = -1
         self._slots: dict[str, int] = {}  # where they were when last looked for
-        self._whole, self._names = 0, _names(b"")  # of the good ones at the beginning
+        self._whole, self._names = 0, names(b"")  # of the good ones at the beginning
         self._free = 0  # the first slot that was free
         self._last = _NOTHING  # the key last read or written, where, and its slot
         self._words = memoryview(b"")  # the file as all see it, in words of 8 bytes
@@ -219,8 +145,8 @@ class Marks:
         """
         known = self._slots.get(key)
         if known is not None:
-            slot = os.pread(self._descriptor, _SIZE, known)
-            mark = _decode(slot)
+            slot = os.pread(self._descriptor, SIZE, known)
+            mark = decode(slot)
             if mark is not None and mark.key == key:
                 self._last = (key, known, slot)
                 return mark
@@ -245,7 +171,7 @@ class Marks:
         Who remembers a row must ask: a database that went back to this very row looks as if nothing had happened.
         """
         name, offset, slot = self._last
-        return name == key and os.pread(self._descriptor, _SIZE, offset) == slot
+        return name == key and os.pread(self._descriptor, SIZE, offset) == slot
 
     def write(self, state: KeyState, revision: int) -> None:
         """Write the mark of a state that was committed as this revision of its row.
@@ -253,13 +179,12 @@ class Marks:
         Raises:
             OSError: it cannot be written.
         """
-        key, unit = state.key, _NUMBER[state.unit or DEFAULT_UNIT]
+        key = state.key
         name, offset, _ = self._last
         if name != key:
             offset = self._take(key)
-        body = _BODY.pack(bytes.fromhex(key), revision, state.nonce, unit)
-        slot = body + crc32(body).to_bytes(4, "little")
-        if os.pwrite(self._descriptor, slot, offset) != _SIZE:
+        slot = encode((key, revision, state.nonce, state.unit or DEFAULT_UNIT))
+        if os.pwrite(self._descriptor, slot, offset) != SIZE:
             raise _full()
         self._last = (key, offset, slot)
         self._slots[key] = offset
@@ -267,7 +192,7 @@ class Marks:
     def epoch(self, key: str) -> Epoch:
         """Return the epoch of `key`, whose mark was just written; one that is void already if it cannot be shown."""
         name, offset, slot = self._last
-        index = (offset + _NAME) // _WORD
+        index = (offset + NAME) // _WORD
         if name != key:
             return _VOID
         if index >= len(self._words):
@@ -276,7 +201,7 @@ class Marks:
                 self._words = _shown(self._descriptor)
             except (OSError, ValueError):  # no memory, or no descriptor, for it
                 return _VOID
-        value = int.from_bytes(slot[_NAME : _NAME + _WORD], sys.byteorder)
+        value = int.from_bytes(slot[NAME : NAME + _WORD], sys.byteorder)
         return Epoch(self._words, index, value)
 
     def void(self) -> None:
@@ -290,25 +215,25 @@ class Marks:
         Of the good ones at the beginning only the names are compared: each new key would have all others decoded.
         """
         content = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-        if _names(content[: self._whole]) != self._names:
+        if names(content[: self._whole]) != self._names:
             self._whole, self._slots = 0, {}
         begin = self._free = self._whole
-        places, damaged = _survey(content[begin:])
+        places, damaged = survey(content[begin:])
         for key, (_, offset) in places.items():
             self._slots.setdefault(key, begin + offset)
-        while content[self._free : self._free + _SIZE].strip(b"\0"):
-            self._free += _SIZE
-        if self._free == begin + len(places) * _SIZE:  # none damaged, none twice
+        while content[self._free : self._free + SIZE].strip(b"\0"):
+            self._free += SIZE
+        if self._free == begin + len(places) * SIZE:  # none damaged, none twice
             self._whole = self._free
-        self._names = _names(content[: self._whole])
+        self._names = names(content[: self._whole])
         return damaged
 
     def _take(self, key: str) -> int:
         """Return the slot of `key`, or else the first free one."""
-        if os.pread(self._descriptor, _SIZE, self._free).strip(b"\0"):
+        if os.pread(self._descriptor, SIZE, self._free).strip(b"\0"):
             self._look()
         offset = self._slots.get(key, self._free)
-        if os.fstat(self._descriptor).st_size < offset + _SIZE:
+        if os.fstat(self._descriptor).st_size < offset + SIZE:
             zeros = bytes(_GROWTH)
             if os.pwrite(self._descriptor, zeros, offset) != _GROWTH:
                 raise _full()
@@ -328,22 +253,5 @@ def _shown(descriptor: int) -> memoryview:
     return content[: len(content) // _WORD * _WORD].cast("Q")
 
 
-def _names(slots: bytes) -> list[bytes]:
-    """Return the names in all slots: of each its first byte, then of each its second."""
-    return [slots[place::_SIZE] for place in range(_NAME)]
-
-
 def _full() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _decode(slot: bytes) -> Mark | None:
-    """Return the mark in a slot, or None if it is free or damaged."""
-    if len(slot) != _SIZE or slot == _FREE:
-        return None
-    body = slot[: _BODY.size]
-    name, revision, nonce, unit = _BODY.unpack(body)
-    check = crc32(body).to_bytes(4, "little")
-    if slot[_BODY.size :] != check or unit >= len(_UNITS):
-        return None
-    return Mark(name.hex(), revision, nonce, _UNITS[unit])

@@ -27,15 +27,10 @@ from persistent_nonce.state import DEFAULT_UNIT, MAX_NONCE, CallRecord, KeyState
 from persistent_nonce.stores import place, rows, schema
 from persistent_nonce.stores.failures import FOREIGN, explain
 from persistent_nonce.stores.lock import StoreLock
-from persistent_nonce.stores.marks import (
-    Mark,
-    path_of,
-    read_marks,
-    replace_marks,
-    went_back,
-)
+from persistent_nonce.stores.marks import path_of, read_marks, replace_marks
 from persistent_nonce.stores.presence import Presence
 from persistent_nonce.stores.salvage import Found, salvage
+from persistent_nonce.stores.slots import Mark, went_back
 
 __all__ = ["Rebuilt", "RebuiltKey", "rebuild"]
 

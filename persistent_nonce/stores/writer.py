@@ -33,8 +33,9 @@ from persistent_nonce.stores import rows, schema
 from persistent_nonce.stores.base import LEASE, Epoch
 from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
-from persistent_nonce.stores.marks import Marks, refuse_loss, went_back
+from persistent_nonce.stores.marks import Marks, refuse_loss
 from persistent_nonce.stores.opening import configure, connect
+from persistent_nonce.stores.slots import is_late, went_back
 
 __all__ = ["Writer"]
 
@@ -251,6 +252,8 @@ class Writer:
                 "no nonce was issued",
                 RECOVER,
             )
+        if is_late(state, mark, boot):
+            self._marks.write(state, revision=row[-2])
         self._row, self._state = row, state
         return state
 

@@ -23,15 +23,9 @@ from persistent_nonce.errors import (
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.rules import wake
 from persistent_nonce.state import MAX_NONCE, UNITS, Changed, KeyState, fingerprint
-from persistent_nonce.stores.marks import (
-    Mark,
-    Marks,
-    path_of,
-    read_marks,
-    refuse_loss,
-    went_back,
-)
+from persistent_nonce.stores.marks import Marks, path_of, read_marks, refuse_loss
 from persistent_nonce.stores.rebuild import rebuild
+from persistent_nonce.stores.slots import Mark, went_back
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.clocks import StillClock
 from tests.support.files import wait_for_tick
