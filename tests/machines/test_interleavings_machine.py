@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import cast
-
 import pytest
 from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from persistent_nonce.clock import SECOND
-from persistent_nonce.state import Change
-from persistent_nonce.stores.base import Store
-from tests.support.clocks import StillClock
-from tests.support.machine_disk import POINTS, Disk, DiskStore
+from tests.support.machine_disk import Volatile
 from tests.support.machine_rules import GUARD, Interleavings
 from tests.support.machine_runner import stepwise
-
-
-class Volatile:
-    """A simulated disk, and the stores on it."""
-
-    def __init__(self) -> None:
-        self.disk: Disk | None = None
-
-    def open(self, clock: StillClock) -> Store:
-        """Open the store of one more process."""
-        if self.disk is None:
-            self.disk = Disk(clock)
-        return DiskStore(self.disk)
-
-    def end(self, store: Store) -> None:
-        """Do what a program does at its end."""
-        store.close()
-
-    def crash(self, store: Store) -> None:
-        """End the session."""
-        cast("DiskStore", store).end()
-
-    def arm(self, store: Store, point: int) -> None:
-        """Let the process of `store` end in its next transaction."""
-        cast("DiskStore", store).dies_at = POINTS[point % len(POINTS)]
-
-    def later(self, store: Store, key: str, change: Change) -> Callable[[], None]:
-        """Keep `change`, and return what makes it."""
-        store.later(key, change)
-        return cast("DiskStore", store).drain
-
-    def waiting(self, store: Store) -> Iterable[tuple[str, Change]]:
-        """Return the changes that wait to be made later."""
-        return cast("DiskStore", store).pending
-
-    def close(self) -> None:
-        """Give back nothing: there is nothing."""
 
 
 class SharedDisk(Interleavings):

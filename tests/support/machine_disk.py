@@ -8,28 +8,44 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, cast
 
 from persistent_nonce.clock import Clock, Now
 from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
+from persistent_nonce.stores.base import Epoch, Store
+from tests.support.clocks import StillClock
 from tests.support.machine_runner import Killed
 
-__all__ = ["POINTS", "Disk", "DiskSession", "DiskStore"]
+__all__ = ["POINTS", "Disk", "DiskSession", "DiskStore", "Volatile"]
 
-#: Where in a transaction a process may end: before it, with the ceiling written, with it on the disk, after it.
-POINTS: Final = ("before", "ceiling written", "ceiling on the disk", "after")
+#: Where in a transaction a process may end: before it, with the ceiling written, with it on the disk, with all of it
+#: committed but the old epoch standing, after it.
+POINTS: Final = (
+    "before",
+    "ceiling written",
+    "ceiling on the disk",
+    "committed",
+    "after",
+)
 
 
 class Disk:
-    """The commits of all stores on it; the last is what a reader sees."""
+    """The commits of all stores on it; the last is what a reader sees.
+
+    Attributes:
+        epochs: of the keys' leases, in memory that all processes share: no crash of one touches it.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.ended: set[str] = set()
         self.sessions = itertools.count(1)
+        self.epochs: list[int] = []
+        self._places: dict[str, int] = {}  # of the keys in them
+        self._shown: dict[str, tuple[int, bool]] = {}  # for what they last changed
         self._commits: list[tuple[dict[str, KeyState], dict[str, CallRecord]]]
         self._commits = [({}, {})]
 
@@ -59,7 +75,21 @@ class Disk:
         lost = round(share * (len(self._commits) - 1))
         del self._commits[len(self._commits) - lost :]
         self.sync()
+        self.epochs, self._places, self._shown = [], {}, {}
         return lost
+
+    def show(self, state: KeyState) -> None:
+        """Change the epoch of a key whose mark is not the one for which that was changed last."""
+        if self._shown.get(state.key) != (state.nonce, state.closed):
+            self._shown[state.key] = state.nonce, state.closed
+            self.epochs[self.place(state.key)] += 1
+
+    def place(self, key: str) -> int:
+        """Return where the epoch of `key` is."""
+        if key not in self._places:
+            self._places[key] = len(self.epochs)
+            self.epochs.append(0)
+        return self._places[key]
 
 
 class DiskSession:
@@ -111,6 +141,12 @@ class DiskStore:
             if self.dies_at is None:
                 self.drain()
 
+    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+        """Do as `update`, and return the key's epoch too."""
+        state, disk = self._transact(key, change, durable=False), self._disk
+        at = disk.place(key)
+        return state, Epoch(disk.epochs, at, disk.epochs[at])
+
     def drain(self) -> None:
         """Do what is pending."""
         while self.pending:
@@ -121,6 +157,7 @@ class DiskStore:
         disk, now = self._disk, self.now()
         old = self.read(key)
         self._reach("before")
+        disk.show(old)  # whoever committed it may have been killed before
         woken, records = (old, ()) if old.boot == now.boot else wake(old, now)
         state, more = change(woken, now)
         # The pace of a key is on the disk before it is relied on (I6): a wake fills the counter by it.
@@ -144,6 +181,8 @@ class DiskStore:
             disk.commit(state, (*records, *more))
         if durable:
             disk.sync()
+        self._reach("committed")
+        disk.show(state)
         self._reach("after")
         return state
 
@@ -179,3 +218,40 @@ class DiskStore:
         """End the session, as the kernel does when the process is gone."""
         if self._session is not None:
             self._disk.ended.add(self._session.name)
+
+
+class Volatile:
+    """A simulated disk, and the stores on it."""
+
+    def __init__(self) -> None:
+        self.disk: Disk | None = None
+
+    def open(self, clock: StillClock) -> Store:
+        """Open the store of one more process."""
+        if self.disk is None:
+            self.disk = Disk(clock)
+        return DiskStore(self.disk)
+
+    def end(self, store: Store) -> None:
+        """Do what a program does at its end."""
+        store.close()
+
+    def crash(self, store: Store) -> None:
+        """End the session."""
+        cast("DiskStore", store).end()
+
+    def arm(self, store: Store, point: int) -> None:
+        """Let the process of `store` end in its next transaction."""
+        cast("DiskStore", store).dies_at = POINTS[point % len(POINTS)]
+
+    def later(self, store: Store, key: str, change: Change) -> Callable[[], None]:
+        """Keep `change`, and return what makes it."""
+        store.later(key, change)
+        return cast("DiskStore", store).drain
+
+    def waiting(self, store: Store) -> Iterable[tuple[str, Change]]:
+        """Return the changes that wait to be made later."""
+        return cast("DiskStore", store).pending
+
+    def close(self) -> None:
+        """Give back nothing: there is nothing."""

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from persistent_nonce.state import Change
 from persistent_nonce.stores.base import Store
@@ -15,6 +15,8 @@ from tests.support.clocks import StillClock
 from tests.support.machine_runner import Killed
 
 __all__ = ["Files"]
+
+T = TypeVar("T")
 
 
 class Files:
@@ -56,18 +58,22 @@ class Files:
         self._open.remove(ended)
 
     def arm(self, store: Store, point: int) -> None:
-        """Let the process of `store` end before statement number `point` of its next transactions."""
-        writer = cast("SQLiteStore", store)._writer
-        execute, left = writer._execute, point
+        """Let the process of `store` end before number `point` of what its next transactions write."""
+        writer, left = cast("SQLiteStore", store)._writer, point
 
-        def count(*arguments: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise Killed
-            return execute(*arguments)
+        def counted(work: Callable[..., T]) -> Callable[..., T]:
+            def count(*arguments: Any, **named: Any) -> T:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise Killed
+                return work(*arguments, **named)
 
-        writer._execute = count
+            return count
+
+        writer._execute = counted(writer._execute)
+        # Between a commit and its mark: whoever comes next must not rely on a mark that is late.
+        setattr(writer._marks, "write", counted(writer._marks.write))  # noqa: B010 - mypy refuses to assign to a method
 
     def later(self, store: Store, key: str, change: Change) -> Callable[[], None]:
         """Keep `change` as `store.later` does, and return what its thread would do."""

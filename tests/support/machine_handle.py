@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import NonceRangeError
 from persistent_nonce.state import CallRecord, Change, Changed, KeyState
-from persistent_nonce.stores.base import Session, Store
+from persistent_nonce.stores.base import Epoch, Leasing, Session, Store
 from tests.support.clocks import StillClock
 from tests.support.machine_ledger import Caller, Ledger
 from tests.support.machine_runner import Killed
@@ -77,6 +77,26 @@ class Observer(Protocol):
     def ends_later(self, store: Handle, work: Callable[[], None]) -> None:
         """Begin a thread that does `work`."""
 
+    def give_way(self) -> None:
+        """Let others go on in the middle of a step."""
+
+
+class Looked(Sequence[int]):
+    """Epochs at which nobody looks undisturbed: others may come just before it, and between it and what it is for."""
+
+    def __init__(self, words: Sequence[int], give_way: Callable[[], None]) -> None:
+        self._words = words
+        self._give_way = give_way
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, at: Any) -> Any:
+        self._give_way()
+        word = self._words[at]
+        self._give_way()
+        return word
+
 
 class Handle:
     """A process's store, under the eyes of the books; of no use once the process is gone.
@@ -111,6 +131,13 @@ class Handle:
         """Apply `change`, and have the books look at it."""
         own, living = Watched(key, change, self._seen), self._living()
         return self._observed(lambda: living.update(key, own, durable=durable), own)
+
+    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+        """Apply `change`, and return an epoch at which a look takes time."""
+        own, living = Watched(key, change, self._seen), cast("Leasing", self._living())
+        state, epoch = self._observed(lambda: living.lease(key, own), own)
+        words = Looked(epoch.words, self._world.give_way)
+        return state, epoch._replace(words=words)
 
     def later(self, key: str, change: Change) -> None:
         """Have `change` applied by a thread that the test lets go on, or with the next update."""

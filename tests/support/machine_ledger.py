@@ -6,11 +6,13 @@ they believe nothing that they can know themselves.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.state import UNITS, URGENT, KeyState, Outcome, Recovery, Waiting
+from persistent_nonce.stores.base import LEASE
 from tests.support.checker import Operation, violations
 
 __all__ = ["HOLD", "INTERVAL", "RECOVERY", "Caller", "Ledger", "Sent", "room"]
@@ -40,6 +42,7 @@ class Caller:
         id: of its call, once that has begun.
         floor: the floor that it sets, if it does that.
         refused: its nonce was, by the exchange.
+        bursts: it takes nonces one after the other, for which several may be set apart at once.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Caller:
     id: str = ""
     floor: int | None = None
     refused: bool = False
+    bursts: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -82,6 +86,8 @@ class Ledger:
     refusals: int = 0
     jumps: int = 0
     back_off: tuple[int, bool] = (0, False)  # until, mono; whether urgent ones go on
+    drawn: Counter[str] = field(default_factory=Counter)  # by process, one at a time
+    changes: int = 0  # of the mark
 
     @property
     def tick(self) -> int:
@@ -98,6 +104,7 @@ class Ledger:
 
     def took(self, caller: Caller, values: range, step: int) -> None:
         """Note nonces that a caller has: new, and above all that others had when it asked (I1, I2, I4)."""
+        self.drawn[caller.process] += caller.bursts
         for value in {values[0], values[-1]}:
             self.history.append(Operation(caller.asked, step, value))
         found = violations(self.history)
@@ -196,6 +203,7 @@ class Ledger:
             assert state.nonce <= state.bound, "the mark lies above its bound (I10)"
         if after.nonce == before.nonce:
             return
+        self.changes += 1
         reading = now.wall // self.tick
         self.seen = max(self.seen, reading)
         if caller is not None and caller.floor == after.nonce:
@@ -206,6 +214,12 @@ class Ledger:
         assert after.nonce <= self.bound, f"{after.nonce} > {self.bound} (I10)"
         moved = after.nonce - max(before.nonce, reading)
         if moved <= _FEW:
+            return
+        if caller is not None and caller.bursts:
+            used = self.drawn[caller.process]
+            assert moved <= max(2 * used, LEASE // self.tick), (
+                f"{caller} sets {moved} apart, after {used} that were used (I10)"
+            )
             return
         self.jumps += 1
         assert self.jumps <= self.refusals, "a jump without a refusal (I10)"

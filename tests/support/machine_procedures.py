@@ -17,7 +17,7 @@ from tests.support.machine_ledger import HOLD, INTERVAL, RECOVERY, Sent, room
 from tests.support.machine_runner import Killed
 from tests.support.machine_world import KEYS, Actor, Process, World
 
-__all__ = ["Order", "call", "raise_floor", "settle", "take"]
+__all__ = ["Order", "burst", "call", "raise_floor", "reserve", "settle"]
 
 #: By how much a sleeper oversleeps while all comes to rest, in nanoseconds: looks are frequent.
 _OVERSLEPT: Final = SECOND // 20
@@ -129,20 +129,36 @@ async def _exchange(world: World, actor: Actor, order: Order, one: Call) -> Outc
     return order.ends
 
 
-def take(world: World, process: Process, key: str, count: int = 1) -> Actor:
-    """Have a process take nonces without the gate."""
+def reserve(world: World, process: Process, key: str, count: int) -> Actor:
+    """Have a process take nonces without the gate, at once."""
     provider = world.provider(process, key)
-    name = "nonce" if count == 1 else "nonces"
-    actor = Actor(name, process.name, kind="nonce", key=provider.key)
+    actor = Actor("nonces", process.name, kind="nonce", key=provider.key)
 
     async def steps() -> range:
-        if count == 1:
-            value = await do(provider.next)
-            values = range(value, value + 1)
-        else:
-            values = await do(partial(provider.reserve, count))
+        values = await do(partial(provider.reserve, count))
         world.ledgers[actor.key].took(actor, values, world.steps)
         return values
+
+    world.start(process, actor, steps())
+    return actor
+
+
+def burst(world: World, process: Process, key: str, count: int) -> Actor:
+    """Have a process take nonces one after the other, each when it has the last."""
+    provider = world.provider(process, key)
+    actor = Actor("burst", process.name, kind="nonce", key=provider.key, bursts=True)
+
+    def draw() -> int:
+        # When it was asked for and when it was there, as exactly as can be.
+        world.steps += 1
+        actor.asked = world.steps
+        value = provider.next()
+        world.steps += 1
+        world.ledgers[actor.key].took(actor, range(value, value + 1), world.steps)
+        return value
+
+    async def steps() -> list[int]:
+        return [await do(draw) for _ in range(count)]
 
     world.start(process, actor, steps())
     return actor

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from persistent_nonce.clock import SECOND
 from persistent_nonce.state import Rate, fingerprint
+from persistent_nonce.stores.base import LEASE
 from tests.support import machine_procedures as procedures
 from tests.support.machine_exchange import Request
 from tests.support.machine_handle import Place
@@ -30,6 +31,8 @@ UNIT = st.sampled_from(["ms", "us", "ns"])
 LENGTHS = st.sampled_from(
     [
         SECOND // 1_000,
+        LEASE - 1,
+        LEASE,
         SECOND // 20,
         INTERVAL - 1,
         INTERVAL,
@@ -38,6 +41,7 @@ LENGTHS = st.sampled_from(
         HOLD + 1,
     ]
 )
+BETWEEN = st.lists(st.none() | PICKS, max_size=12)
 ORDERS = st.builds(
     Order,
     key=KEY,
@@ -106,10 +110,29 @@ class Interleavings(RuleBasedStateMachine):
             if len(process.actors) < 4:
                 procedures.call(self.world, process, order)
 
-    @rule(pick=PICKS, key=KEY, count=st.sampled_from([1, 1, 2, 10]))
-    def takes_nonces(self, pick: int, key: str, count: int) -> None:
-        """Have a process take nonces without the gate."""
-        procedures.take(self.world, self._process(pick), key, count)
+    @rule(pick=PICKS, key=KEY, count=st.sampled_from([1, 2, 10]))
+    def reserves_nonces(self, pick: int, key: str, count: int) -> None:
+        """Have a process take some nonces without the gate."""
+        procedures.reserve(self.world, self._process(pick), key, count)
+
+    @rule(
+        pick=PICKS,
+        key=KEY,
+        count=st.integers(1, 60),
+        at_once=st.integers(0, 40),
+        between=BETWEEN,
+    )
+    def takes_a_burst(
+        self,
+        pick: int,
+        key: str,
+        count: int,
+        at_once: int,
+        between: list[int | None],
+    ) -> None:
+        """Have a process take nonces one by one, some of them at once, where others come between draw and look."""
+        actor = procedures.burst(self.world, self._process(pick), key, count)
+        self._go_far(actor, at_once, between)
 
     @rule(pick=PICKS, key=KEY, seconds=st.sampled_from([-10, 0, 5, 86_400]))
     def sets_a_floor(self, pick: int, key: str, seconds: int) -> None:
@@ -157,16 +180,21 @@ class Interleavings(RuleBasedStateMachine):
                     self.world.advance(actor)
 
     @precondition(lambda self: self.world.moving())
-    @rule(pick=PICKS, steps=st.integers(1, 12))
-    def one_goes_far(self, pick: int, steps: int) -> None:
+    @rule(pick=PICKS, steps=st.integers(1, 12), between=BETWEEN)
+    def one_goes_far(self, pick: int, steps: int, between: list[int | None]) -> None:
         """Carry out steps of one procedure, which sleeps no longer than it wants."""
         moving = self.world.moving()
-        actor = moving[pick % len(moving)]
+        self._go_far(moving[pick % len(moving)], steps, between)
+
+    def _go_far(self, actor: Actor, steps: int, between: list[int | None]) -> None:
+        """Carry out steps of one procedure, with those of others in the middle of them."""
+        self.world.between.extend(between)
         for _ in range(steps):
             if actor in self.world.moving():
                 due = actor.procedure.due or 0
                 self.world.pass_time(max(0, due - self.world.clock.mono()))
                 self.world.advance(actor)
+        self.world.between.clear()
 
     @precondition(lambda self: self.world.moving())
     @rule(pick=PICKS)

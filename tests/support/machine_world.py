@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from asyncio import CancelledError
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -32,12 +33,13 @@ KEYS: Final = ("first key", "second key")
 
 @dataclass(eq=False)
 class Process:
-    """A simulated process: a store of its own, and procedures that it runs."""
+    """A simulated process: a store of its own, procedures that it runs, and what its providers have set apart."""
 
     name: str
     store: Handle
     stopped: bool = False
     actors: list[Actor] = field(default_factory=list)
+    providers: dict[str, NonceProvider] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return self.name
@@ -72,6 +74,10 @@ class World:
         units: of the keys' nonces.
         rate: of the exchange's call counter, for both keys.
         say: told of everything that happens, in words.
+
+    Attributes:
+        between: who goes on wherever in a step there is room for it, one number for each place; None for nobody.
+        disturbed: how often somebody did.
     """
 
     def __init__(
@@ -94,6 +100,9 @@ class World:
         }
         self.ledgers = {key: Ledger(unit) for key, unit in self.units.items()}
         self.exchanges = {key: Exchange(rate) for key in self.units}
+        self.between: deque[int | None] = deque()
+        self.disturbed = 0
+        self._busy: list[Actor] = []  # whose step is being made, the outermost first
         self._names = 0
 
     def tick(self, key: str) -> int:
@@ -111,8 +120,11 @@ class World:
         return process
 
     def provider(self, process: Process, key: str) -> NonceProvider:
-        """Return a process's provider of `key`."""
-        return NonceProvider(process.store, key, unit=self.units[fingerprint(key)])
+        """Return a process's provider of `key`: always the same, since it has nonces that were set apart."""
+        if key not in process.providers:
+            unit = self.units[fingerprint(key)]
+            process.providers[key] = NonceProvider(process.store, key, unit=unit)
+        return process.providers[key]
 
     def start(self, process: Process, actor: Actor, steps: Steps[Any]) -> None:
         """Begin a procedure: it runs up to its first step."""
@@ -152,12 +164,14 @@ class World:
     def make(self, actor: Actor) -> bool:
         """Have the call made that a procedure waits for; False if its process did not outlive it."""
         self.actor = actor
+        self._busy.append(actor)
         try:
             actor.procedure.make()
         except Killed:
             self.crash(self.process_of(actor))
             return False
         finally:
+            self._busy.pop()
             self.actor = None
         return True
 
@@ -165,6 +179,22 @@ class World:
         """Carry out one step of a procedure."""
         if self.make(actor):
             self.resume(actor, None)
+
+    def give_way(self) -> None:
+        """In the middle of one procedure's step, carry out one of another: of a process, or of a thread beside it."""
+        pick = self.between.popleft() if self.between else None
+        others = [] if pick is None else [a for a in self.able() if a not in self._busy]
+        if pick is None or not others:
+            return
+        self.disturbed += 1
+        outer, other = self.actor, others[pick % len(others)]
+        self.say(f"in the middle of the step of {outer}:")
+        try:
+            self.advance(other)
+        except Exception as error:
+            raise AssertionError(f"{other} failed") from error
+        finally:
+            self.actor = outer
 
     def resume(self, actor: Actor, error: BaseException | None) -> None:
         """Let a procedure go on to its next step, with the result of the last, or with `error`."""
