@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from hypothesis import settings
 
-from tests.support.power_model import MUTANTS, Variant, play
+from tests.support.power_model import LEASES, MUTANTS, Variant, play
 
 DEEP: Final = settings.get_current_profile_name() == "deep"
 
@@ -25,7 +25,7 @@ def test_no_history_of_the_algorithm_as_built_breaks_a_promise() -> None:
     assert not found
 
 
-@pytest.mark.parametrize("variant", MUTANTS)
+@pytest.mark.parametrize("variant", [*MUTANTS, *LEASES])
 def test_a_wrong_algorithm_is_caught_in_these_histories(variant: Variant) -> None:
     """Each way to get it wrong, the two-field ceiling among them, breaks a promise in some history (I4; A8)."""
     caught = (seed for seed in range(HISTORIES) if play(variant, seed))
