@@ -35,6 +35,7 @@ LEAST: dict[str, dict[str, int]] = {
     },
     "plain": {"all": 10, "execute": 2, "flock": 4, "lock": 2, "pwrite": 2},
     "ceiling": {"all": 20, "execute": 12, "flock": 4, "lock": 2, "pwrite": 2},
+    "renewing": {"all": 10, "execute": 2, "flock": 4, "lock": 2, "pwrite": 2},
     "waking": {
         "all": 30,
         "execute": 16,

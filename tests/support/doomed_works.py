@@ -24,13 +24,16 @@ from persistent_nonce.clock import SECOND, SystemClock
 from tests.support.killing import GUARD, forked
 from tests.support.workers import KEY
 
-__all__ = ["BEGIN", "URGENT", "WORKS", "Still", "Tell", "Victim"]
+__all__ = ["BEGIN", "HALF", "URGENT", "WORKS", "Frozen", "Still", "Tell", "Victim"]
 
 #: Where the clocks begin, in ns since 1970.
 BEGIN: Final = 1_700_000_000 * SECOND
 
 #: From this priority on a call does not wait for the first back-off after a refused nonce.
 URGENT: Final = 20
+
+#: So many nonces of a burst, in ms, leave half of a block.
+HALF: Final = 6
 
 Tell = Callable[[str], None]
 
@@ -56,6 +59,18 @@ class Still(SystemClock):
     def forward(self, length: int) -> None:
         """Move the wall clock by so many nanoseconds."""
         self._wall += length
+
+
+class Frozen(Still):
+    """A clock by which no time passes at all: a block of nonces is not void by its time, however slow the machine."""
+
+    def __init__(self, wall: int) -> None:
+        super().__init__(wall)
+        self._mono = super().mono()
+
+    def mono(self) -> int:
+        """Return nanoseconds since the boot, always the same."""
+        return self._mono
 
 
 class Victim:
@@ -127,6 +142,18 @@ def ceiling(victim: Victim) -> None:
     victim.exhaust(store)
     with victim.doom:
         victim.draw(store)
+
+
+def renewing(victim: Victim) -> None:
+    """Use up a block of nonces, and take another."""
+    victim.clock = Frozen(victim.clock.wall())
+    store = victim.store()
+    provider = NonceProvider(store, KEY)
+    for _ in range(HALF):
+        victim.tell(f"issued {provider.next()}")
+    with victim.doom:
+        for _ in range(2 * HALF):
+            victim.tell(f"issued {provider.next()}")
 
 
 def waking(victim: Victim) -> None:
@@ -243,6 +270,7 @@ WORKS: Final[dict[str, Callable[[Victim], None]]] = {
     "opening": opening,
     "plain": plain,
     "ceiling": ceiling,
+    "renewing": renewing,
     "waking": waking,
     "floor": floor,
     "reserving": reserving,
