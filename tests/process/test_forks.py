@@ -7,8 +7,6 @@ import fcntl
 import gc
 import os
 import random
-import select
-import signal
 import subprocess
 import sys
 import threading
@@ -29,6 +27,7 @@ from persistent_nonce.stores import forks
 from persistent_nonce.stores.sqlite import SQLiteStore
 from persistent_nonce.stores.writer import Writer
 from tests.support import databases
+from tests.support.forking import Fork
 from tests.support.processes import GUARD, Children, descriptors
 from tests.support.workers import KEY, hold_lock, next_by
 
@@ -38,37 +37,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 path, store = databases.path, databases.store
 
 FORKS = 60
-
-
-class Fork:
-    """A forked child of the test's process that does `work`, and what it wrote."""
-
-    def __init__(
-        self, work: Callable[[], object], *, fork: Callable[[], int] = os.fork
-    ) -> None:
-        self._output, write = os.pipe()
-        self.pid = fork()
-        if self.pid == 0:
-            try:
-                os.write(write, f"{work()}".encode())
-            except BaseException as error:  # noqa: BLE001 - told to the test
-                os.write(write, type(error).__name__.encode())
-            finally:
-                os._exit(0)
-        os.close(write)
-
-    def said(self) -> str:
-        """Return what `work` returned, or the name of its error; the child has ended then, or is killed."""
-        ready, _, _ = select.select([self._output], [], [], GUARD)
-        if not ready:
-            os.kill(self.pid, signal.SIGKILL)
-        found = b""
-        while part := os.read(self._output, 65_536):
-            found += part
-        os.close(self._output)
-        os.waitpid(self.pid, 0)
-        assert ready, f"child {self.pid} hung"
-        return found.decode()
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""A fork while a block of nonces is half used: the rest of it is the parent's, and the child takes its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from persistent_nonce import NonceProvider, SQLiteStore
+from tests.support import databases
+from tests.support.clocks import StillClock
+from tests.support.forking import Fork
+from tests.support.processes import GUARD
+from tests.support.workers import KEY
+
+# These tests fork beside threads on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+path = databases.path
+
+FORKS = 20
+THREADS = 4
+EACH = 40
+
+
+@pytest.fixture
+def provider(path: Path) -> Iterator[NonceProvider]:
+    """Yield a provider whose blocks are void by no time: its clock stands still."""
+    with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+        yield NonceProvider(store, KEY, unit="ns")
+
+
+def _draw(provider: NonceProvider) -> list[int]:
+    """Draw from several threads at once; each has nonces that rise."""
+
+    def draw(_: int) -> list[int]:
+        drawn = [provider.next() for _ in range(EACH)]
+        assert drawn == sorted(set(drawn))
+        return drawn
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return [nonce for part in pool.map(draw, range(THREADS)) for nonce in part]
+
+
+def test_both_draw_on_after_a_fork(provider: NonceProvider) -> None:
+    """Parent and child go on with a half-used block, from one thread and from many: no nonce twice (I1)."""
+    drawn, children = [], []
+    for number in range(FORKS):
+        drawn += [provider.next() for _ in range(30)]
+        before = provider._lease.last
+        assert before == drawn[-1] < provider._store.read(provider.key).nonce
+        if number % 2:
+            child = Fork(lambda: " ".join(map(str, _draw(provider))))
+            drawn += _draw(provider)
+        else:
+            child = Fork(provider.next)
+            drawn += [provider.next() for _ in range(30)]
+        children += [int(nonce) for nonce in child.said().split()]
+    assert len(children) == FORKS // 2 * (THREADS * EACH + 1)
+    assert len({*drawn, *children}) == len(drawn) + len(children)
+
+
+def test_a_grandchild_of_a_burst(provider: NonceProvider) -> None:
+    """A child that forks before it has drawn anything hands nothing of its parent's block on (I1)."""
+    drawn = [provider.next() for _ in range(30)]
+    said = Fork(lambda: f"{Fork(provider.next).said()} {provider.next()}").said()
+    drawn += [int(nonce) for nonce in said.split()]
+    drawn += [provider.next() for _ in range(30)]
+    assert len(set(drawn)) == 62
+
+
+def test_the_last_of_a_burst_is_not_the_childs(provider: NonceProvider) -> None:
+    """A child does not take what its parent knows of a half-used block for the last nonce that anybody has (I2)."""
+    drawn = [provider.next() for _ in range(30)]
+    assert provider.last == drawn[-1]
+    child = Fork(lambda: provider.last)
+    drawn += [provider.next() for _ in range(30)]
+    assert int(child.said()) >= drawn[29]
+
+
+def test_forks_by_a_signal_handler_in_a_burst(path: Path) -> None:
+    """Wherever a handler forks, also between a draw and its look, no nonce is handed out on both sides (I1)."""
+    source = Path(__file__).parents[1] / "support/forking_burst.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(source), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "violations: 0" in done.stdout
+    assert int(done.stdout.split()[3].rstrip(",")) > 100
