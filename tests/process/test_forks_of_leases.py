@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
-from persistent_nonce import NonceProvider, SQLiteStore
+from persistent_nonce import NonceProvider, SQLiteStore, leases
 from tests.support import databases
 from tests.support.clocks import StillClock
 from tests.support.forking import Fork
@@ -25,6 +27,10 @@ path = databases.path
 FORKS = 20
 THREADS = 4
 EACH = 40
+
+#: Nonces in ms of two whole blocks and half of a third; and where the calls are made that are counted.
+BLOCKS = 24
+LEASES = leases.__file__
 
 
 @pytest.fixture
@@ -51,8 +57,9 @@ def test_both_draw_on_after_a_fork(provider: NonceProvider) -> None:
     drawn, children = [], []
     for number in range(FORKS):
         drawn += [provider.next() for _ in range(30)]
-        before = provider._lease.last
-        assert before == drawn[-1] < provider._store.read(provider.key).nonce
+        while drawn[-1] == provider._store.read(provider.key).nonce:
+            drawn.append(provider.next())  # it was the last of a block
+        assert provider.last == drawn[-1]
         if number % 2:
             child = Fork(lambda: " ".join(map(str, _draw(provider))))
             drawn += _draw(provider)
@@ -80,6 +87,68 @@ def test_the_last_of_a_burst_is_not_the_childs(provider: NonceProvider) -> None:
     child = Fork(lambda: provider.last)
     drawn += [provider.next() for _ in range(30)]
     assert int(child.said()) >= drawn[29]
+
+
+class _ForkAt:
+    """Forks where a signal handler may run: at the number-th call, or return from C, that a lease makes."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.child = -1
+
+    def __call__(self, frame: FrameType, event: str, _: object) -> None:
+        """Fork, if that is here; see `sys.setprofile`."""
+        if event not in ("call", "c_return") or frame.f_code.co_filename != LEASES:
+            return
+        self.left -= 1
+        if not self.left:
+            sys.setprofile(None)
+            self.child = os.fork()
+
+
+def _draw_and_fork(provider: NonceProvider, at: _ForkAt, output: int) -> list[int]:
+    """Draw a few blocks; a child writes its first nonces and ends."""
+    parents = []
+    sys.setprofile(at)
+    try:
+        for _ in range(BLOCKS):
+            nonce = provider.next()
+            if not at.child:
+                childs = [nonce, provider.next(), provider.next()]
+                os.write(output, " ".join(map(str, childs)).encode())
+                break
+            parents.append(nonce)
+    finally:
+        sys.setprofile(None)
+        if not at.child:
+            os._exit(0)
+    return parents
+
+
+def test_a_fork_at_each_point_of_a_draw(path: Path) -> None:
+    """Wherever in a draw or a renewal a handler forks, both sides go on with nonces of their own (I1).
+
+    But for a child that was forked inside the transaction, which is its parent's: it is told.
+    """
+    number, told, forked = 0, 0, True
+    while forked:
+        number += 1
+        with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+            at = _ForkAt(number)
+            output, write = os.pipe()
+            drawn = _draw_and_fork(NonceProvider(store, KEY), at, write)
+            os.close(write)
+            with os.fdopen(output) as pipe:
+                childs = [int(nonce) for nonce in pipe.read().split()]
+            forked = at.child > 0
+            if forked:
+                os.waitpid(at.child, 0)
+        assert len(drawn) == BLOCKS
+        assert len({*drawn, *childs}) == len(drawn) + len(childs), number
+        assert len(childs) in (0, 3)
+        told += not childs
+    assert number > 100
+    assert told < number // 4
 
 
 def test_forks_by_a_signal_handler_in_a_burst(path: Path) -> None:

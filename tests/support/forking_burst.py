@@ -50,9 +50,10 @@ provider = NonceProvider(store, "key", unit="ns")
 signal.signal(signal.SIGALRM, fork)
 while len(children) < FORKS:
     drawn += [provider.next() for _ in range(BURST)]
+    count = len(children)  # before the alarm, which may come at once
     signal.setitimer(signal.ITIMER_REAL, chance.uniform(20e-6, 1e-3))
     try:
-        draw_until(len(children))
+        draw_until(count)
     except ForkedCallError:
         os._exit(0)  # a child: it was told
     if inherited >= 0:
