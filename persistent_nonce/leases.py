@@ -71,6 +71,9 @@ def _seconds(clock: Clock) -> Callable[[], float]:
     return time.monotonic if clock is SYSTEM_CLOCK else lambda: clock.mono() / SECOND
 
 
+_NO_EPOCH: Final = Epoch((), 0, 0)
+
+
 class _Block:
     """Nonces of a key that nobody else has; nothing in it changes but what is left of them.
 
@@ -86,11 +89,17 @@ class _Block:
     __slots__ = ("at", "epoch", "last", "process", "rest", "size", "until", "words")
 
     def __init__(
-        self, first: int, last: int, *, until: float, epoch: Epoch, process: int
+        self,
+        first: int,
+        last: int,
+        *,
+        until: float = 0.0,
+        epoch: Epoch | None = None,
+        process: int = 0,
     ) -> None:
         self.rest = iter(range(first + 1, last + 1))
         self.until = until
-        self.words, self.at, self.epoch = epoch
+        self.words, self.at, self.epoch = epoch or _NO_EPOCH
         self.process = process
         self.last = last
         self.size = last - first + 1
@@ -101,17 +110,16 @@ class _Block:
         return self.size - length_hint(self.rest)
 
 
-_NO_EPOCH: Final = Epoch((), 0, 0)
-
-_NONE: Final = _Block(-1, -1, until=0.0, epoch=_NO_EPOCH, process=0)
+_NONE: Final = _Block(-1, -1)
 
 
-class _Renewal:
+class _Taking:
     """The change that takes a nonce, and behind it the rest of a block if the last one was used up in time.
 
     Attributes:
         late: the last block was void before anybody wanted more; there is no reason for another.
         first: the nonce.
+        block: whether there are others behind it.
         until: from when the block is void: counted from a time read under the lock, before the commit.
     """
 
@@ -125,6 +133,7 @@ class _Renewal:
     ) -> None:
         self.late = late
         self.first = 0
+        self.block = False
         self.until = 0.0
         self._wanted = wanted
         self._clock = clock
@@ -138,10 +147,9 @@ class _Renewal:
         self.first, self.until = state.nonce, self._clock() + LEASE / SECOND
         more = self._next_size(state.tick, alone=alone) - 1
         if more:
-            left = state.bound - state.nonce
-            state = state._replace(
-                nonce=state.nonce + min(more, max(0, left // _SHARE))
-            )
+            more = min(more, max(0, (state.bound - state.nonce) // _SHARE))
+            state = state._replace(nonce=state.nonce + more)
+        self.block = more > 0
         return Changed(state)
 
     def _next_size(self, tick: int, *, alone: bool) -> int:
@@ -242,15 +250,15 @@ class Drawer:
         return nonce if process == _here[0] else self.next()
 
     def _take(self, seen: _Block) -> int:
-        store, epoch = self._leasing, _NO_EPOCH
+        store, epoch = self._leasing, None
         late = store is None or self._clock() >= seen.until
-        renewal = _Renewal(self._wanted, seen, clock=self._clock, late=late)
+        taking = _Taking(self._wanted, seen, clock=self._clock, late=late)
         if store is None or late:
-            last = self._store.update(self.key, renewal).nonce
+            last = self._store.update(self.key, taking).nonce
         else:
-            state, epoch = store.lease(self.key, renewal)
+            state, epoch = store.lease(self.key, taking)
             last = state.nonce
-        first, until = renewal.first, renewal.until
+        first, until = taking.first, taking.until
         process = self._process
         self._block = _Block(first, last, until=until, epoch=epoch, process=process)
         return first

@@ -12,9 +12,9 @@ The contract, which the conformance suite holds every store to:
 
 A store that can also lease says of each key whether anybody has changed its mark since a transaction:
 
-* `lease` is `update`, with the key's epoch as that very transaction has left it. Whatever changes the mark or closes
-  the key, in any process, changes the epoch before its own `update` returns. The epoch of a store that was closed, or
-  was inherited over fork, cannot be read: ValueError.
+* `lease` is `update`, with the key's epoch as that very transaction has left it, if the change took a block. Whatever
+  changes the mark or closes the key, in any process, changes the epoch before its own `update` returns. The epoch of a
+  store that was closed, or was inherited over fork, cannot be read: ValueError.
 * Nobody uses an epoch longer than LEASE after the time that was given to the change. So a store whose epochs are kept
   in another place from now on waits so long before its next transaction.
 """
@@ -22,12 +22,12 @@ A store that can also lease says of each key whether anybody has changed its mar
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from persistent_nonce.clock import SECOND, Clock, Now
-from persistent_nonce.state import CallRecord, Change, KeyState
+from persistent_nonce.state import CallRecord, Change, Changed, KeyState
 
-__all__ = ["LEASE", "Epoch", "Leasing", "Session", "Store"]
+__all__ = ["LEASE", "Epoch", "Leased", "Leasing", "Renewal", "Session", "Store"]
 
 #: Nanoseconds for which a block of nonces may be used: they stay near the clock.
 LEASE: Final = SECOND // 100
@@ -99,9 +99,24 @@ class Store(Protocol):
         """Give back everything held; closing twice is fine."""
 
 
+#: A state, and its key's epoch if a block was taken.
+Leased: TypeAlias = "tuple[KeyState, Epoch | None]"
+
+
+class Renewal(Protocol):
+    """A change that may take a block of nonces."""
+
+    @property
+    def block(self) -> bool:
+        """Whether it did, when it was last made."""
+
+    def __call__(self, state: KeyState, now: Now) -> Changed:
+        """Return the new state."""
+
+
 @runtime_checkable
 class Leasing(Store, Protocol):
     """A store of which nonces can be taken in blocks."""
 
-    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
-        """Do as `update`, and return the key's epoch too."""
+    def lease(self, key: str, change: Renewal) -> Leased:
+        """Do as `update`, and return the key's epoch too, if `change` took a block."""

@@ -28,7 +28,7 @@ from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
 from persistent_nonce.errors import NonceError
 from persistent_nonce.state import MAX_NONCE, CallRecord, Change, KeyState
 from persistent_nonce.stores import forks, place
-from persistent_nonce.stores.base import Epoch
+from persistent_nonce.stores.base import Leased, Renewal
 from persistent_nonce.stores.boots import adopt
 from persistent_nonce.stores.connections import Connections, let_go
 from persistent_nonce.stores.failures import FOREIGN, closed, explain, inherited
@@ -191,8 +191,8 @@ class SQLiteStore:
             lambda writer: writer.transact(key, change, self._time, durable=durable)
         )
 
-    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
-        """Do as `update`, and return the epoch of `key`, which tells whether its mark has moved since."""
+    def lease(self, key: str, change: Renewal) -> Leased:
+        """Do as `update`, and return the epoch of `key`, if `change` took a block."""
         return self._change(lambda writer: writer.lease(key, change, self._time))
 
     def _change(self, work: Callable[[Writer], T]) -> T:

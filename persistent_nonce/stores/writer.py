@@ -30,7 +30,7 @@ from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
 from persistent_nonce.stores import rows, schema
-from persistent_nonce.stores.base import LEASE, Epoch
+from persistent_nonce.stores.base import LEASE, Leased, Renewal
 from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.marks import Marks, refuse_loss
@@ -177,11 +177,11 @@ class Writer:
             "end what writes the database without this library",
         )
 
-    def lease(
-        self, key: str, change: Change, now: Callable[[], Now]
-    ) -> tuple[KeyState, Epoch]:
-        """Do as `transact`, and return the epoch of `key` as this has left it."""
+    def lease(self, key: str, change: Renewal, now: Callable[[], Now]) -> Leased:
+        """Do as `transact`, and return the epoch of `key` as this has left it, if there is a block."""
         state = self.transact(key, change, now, durable=False)
+        if not change.block:
+            return state, None
         # Was the lock replaced meanwhile, another holder's mark may lie under ours, which would bring its epoch back.
         self._files.check()
         return state, self._marks.epoch(key)

@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from persistent_nonce.clock import SECOND
+from persistent_nonce.errors import GateTimeoutError
 from tests.support.machine_files import Files
+from tests.support.machine_ledger import HOLD
+from tests.support.machine_procedures import Order
 from tests.support.machine_rules import GUARD, Interleavings
 from tests.support.machine_runner import stepwise
 
@@ -71,6 +74,37 @@ def test_what_a_killed_process_saw_may_never_have_counted(tmp_path: Path) -> Non
         state.teardown()
         assert stored.offset > 0
         assert bound >= stored.bound
+
+    with stepwise():
+        replay()
+
+
+def test_a_call_that_learned_of_its_turn_too_late_ends_with_a_reason(
+    tmp_path: Path,
+) -> None:
+    """A call that was stopped between its admission and the news of it has no body, and says why (I5; A17).
+
+    Found when that came into being: the books took it for a call that gave up early.
+    """
+
+    class Replayed(SharedFiles):
+        """One of its own: a machine that is made under these settings keeps them."""
+
+        base = tmp_path
+
+    @settings(max_examples=1)
+    @given(st.none())  # for the machine's notes
+    def replay(_: None) -> None:
+        state = Replayed()
+        state.begin(units=("ms", "ms"), rate=None, count=2)
+        state.begin_calls(calls=[(0, Order())])
+        state.one_goes_on(pick=0)
+        state.its_call_is_made(pick=0)
+        call = state.world.moving()[0]
+        state.world.pass_time(2 * HOLD)
+        state.teardown()
+        assert isinstance(call.procedure.error, GateTimeoutError)
+        assert "learned of its turn" in str(call.procedure.error)
 
     with stepwise():
         replay()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Change, KeyState
-from persistent_nonce.stores.base import Epoch
+from persistent_nonce.stores.base import Epoch, Renewal
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.clocks import StillClock
 
@@ -33,11 +33,11 @@ class Counted(SQLiteStore):
         self.marks.append(state.nonce)
         return state
 
-    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+    def lease(self, key: str, change: Renewal) -> tuple[KeyState, Epoch | None]:
         """Do so, and note it."""
         state, epoch = super().lease(key, change)
         self.marks.append(state.nonce)
-        if self.words is not None:
+        if self.words is not None and epoch is not None:
             epoch = epoch._replace(words=self.words(epoch))
         return state, epoch
 

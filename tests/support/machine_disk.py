@@ -15,7 +15,7 @@ from persistent_nonce.clock import Clock, Now
 from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
-from persistent_nonce.stores.base import Epoch, Store
+from persistent_nonce.stores.base import Epoch, Renewal, Store
 from tests.support.clocks import StillClock
 from tests.support.machine_runner import Killed
 
@@ -141,9 +141,11 @@ class DiskStore:
             if self.dies_at is None:
                 self.drain()
 
-    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+    def lease(self, key: str, change: Renewal) -> tuple[KeyState, Epoch | None]:
         """Do as `update`, and return the key's epoch too."""
         state, disk = self._transact(key, change, durable=False), self._disk
+        if not change.block:
+            return state, None
         at = disk.place(key)
         return state, Epoch(disk.epochs, at, disk.epochs[at])
 

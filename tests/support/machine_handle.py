@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, cast
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import NonceRangeError
 from persistent_nonce.state import CallRecord, Change, Changed, KeyState
-from persistent_nonce.stores.base import Epoch, Leasing, Session, Store
+from persistent_nonce.stores.base import Epoch, Leasing, Renewal, Session, Store
 from tests.support.clocks import StillClock
 from tests.support.machine_ledger import Caller, Ledger
 from tests.support.machine_runner import Killed
@@ -53,6 +53,11 @@ class Watched:
         self.now = Now(0, 0, "")
         self._change = change
         self._seen = seen
+
+    @property
+    def block(self) -> bool:
+        """Whether it took a block of nonces."""
+        return bool(getattr(self._change, "block", False))
 
     def __call__(self, state: KeyState, now: Now) -> Changed:
         if self in self._seen:
@@ -132,10 +137,12 @@ class Handle:
         own, living = Watched(key, change, self._seen), self._living()
         return self._observed(lambda: living.update(key, own, durable=durable), own)
 
-    def lease(self, key: str, change: Change) -> tuple[KeyState, Epoch]:
+    def lease(self, key: str, change: Renewal) -> tuple[KeyState, Epoch | None]:
         """Apply `change`, and return an epoch at which a look takes time."""
         own, living = Watched(key, change, self._seen), cast("Leasing", self._living())
         state, epoch = self._observed(lambda: living.lease(key, own), own)
+        if epoch is None:
+            return state, None
         words = Looked(epoch.words, self._world.give_way)
         return state, epoch._replace(words=words)
 

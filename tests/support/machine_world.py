@@ -22,7 +22,7 @@ from persistent_nonce.steps import Steps, do
 from tests.support.clocks import StillClock
 from tests.support.machine_exchange import Exchange
 from tests.support.machine_handle import Handle, Place
-from tests.support.machine_ledger import Caller, Ledger
+from tests.support.machine_ledger import HOLD, Caller, Ledger
 from tests.support.machine_runner import Killed, Procedure
 
 __all__ = ["KEYS", "Actor", "Process", "World"]
@@ -54,6 +54,7 @@ class Actor(Caller):
         patience: ns that it will wait for its turn, and as many more that an earlier refusal may excuse.
         deadline: `mono` at which its wait ends at the latest; None while it does not wait.
         overdue: steps it went on waiting after that.
+        acted: `mono` of its last two calls.
     """
 
     kind: str = "call"
@@ -62,6 +63,7 @@ class Actor(Caller):
     deadline: int | None = None
     earliest: int = 0
     overdue: int = 0
+    acted: tuple[int, int] = (0, 0)
     in_body: bool = False
     procedure: Procedure = field(init=False)
 
@@ -165,6 +167,8 @@ class World:
         """Have the call made that a procedure waits for; False if its process did not outlive it."""
         self.actor = actor
         self._busy.append(actor)
+        if not actor.procedure.made:
+            actor.acted = actor.acted[1], self.clock.mono()
         try:
             actor.procedure.make()
         except Killed:
@@ -228,7 +232,10 @@ class World:
     def _check_end(self, actor: Actor) -> None:
         """Check that a procedure ends with an error only for a reason that the books know."""
         error = actor.procedure.error
-        if isinstance(error, GateTimeoutError):
+        if isinstance(error, GateTimeoutError) and "learned of its turn" in str(error):
+            late = self.clock.mono() - actor.acted[0]  # the last was to leave
+            assert late > HOLD, f"{actor} had learned of it in time (I5)"
+        elif isinstance(error, GateTimeoutError):
             early = actor.earliest - self.clock.mono()
             assert early <= 0, f"{actor} gave up {early} ns early (I8)"
         elif isinstance(error, (InvalidNonceError, LockedOutError, KeyClosedError)):

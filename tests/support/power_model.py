@@ -13,11 +13,12 @@ from typing import Final, Literal, TypeAlias
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import NonceRangeError
-from persistent_nonce.leases import _NONE, _Block, _Renewal
+from persistent_nonce.leases import _NONE, _Block, _Taking
 from persistent_nonce.nonces import ceiling, jump, raise_floor
 from persistent_nonce.rules import wake
 from persistent_nonce.state import KeyState, Wanted
-from persistent_nonce.stores.marks import Mark, went_back
+from persistent_nonce.stores.base import Epoch
+from persistent_nonce.stores.slots import Mark, went_back
 from tests.support.checker import Operation, violations
 
 __all__ = ["LEASES", "MUTANTS", "Variant", "play"]
@@ -128,9 +129,8 @@ class _World:
     def set_apart(self, process: int, first: int, last: int, *, until: float) -> None:
         """Let a process have a block, whose first nonce is handed out otherwise."""
         epoch = self.epoch + (self.variant == "epoch written last")
-        rest = iter(range(first + 1, last + 1))
-        block = _Block(rest, until, (), 0, epoch, 1, last, size=last - first + 1)
-        self.blocks[process] = block
+        found = Epoch((), 0, epoch)
+        self.blocks[process] = _Block(first, last, until=until, epoch=found)
 
     def compare(self) -> None:
         """Compare the state with its mark, as who has the lock does."""
@@ -187,7 +187,7 @@ def _take(world: _World, process: int, kind: Kind) -> Steps:
     woken = old if old.boot == now.boot else _woken(variant, old, now)
     yield
     late = world.clock() >= seen.until
-    renewal = _Renewal(Wanted(), seen, clock=world.clock, late=late)
+    renewal = _Taking(Wanted(), seen, clock=world.clock, late=late)
     floor = _FLOORS * (2 + world.wall // _FLOORS)
     try:
         state = _changed(world, woken, renewal, kind=kind, floor=floor)
@@ -219,7 +219,7 @@ def _end(world: _World, call: int, first: int, floor: int) -> Steps:
 
 
 def _changed(
-    world: _World, woken: KeyState, renewal: _Renewal, *, kind: Kind, floor: int
+    world: _World, woken: KeyState, renewal: _Taking, *, kind: Kind, floor: int
 ) -> KeyState:
     now = world.now()
     if kind == "jump":
