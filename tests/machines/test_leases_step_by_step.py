@@ -82,7 +82,7 @@ def test_a_burst_takes_few_changes(tmp_path: Path, kind: str) -> None:
         assert ledger.changes < COUNT // 8
         before = ledger.changes
         for _ in range(COUNT):
-            world.pass_time(LEASE)
+            world.pass_time(LEASE + 1)
             _go(world, actor, 1)
         assert ledger.changes == before + COUNT
         _go(world, actor, COUNT)

@@ -87,6 +87,7 @@ class Ledger:
     jumps: int = 0
     back_off: tuple[int, bool] = (0, False)  # until, mono; whether urgent ones go on
     drawn: Counter[str] = field(default_factory=Counter)  # by process, one at a time
+    burst: dict[str, int] = field(default_factory=dict)  # mono, likewise
     changes: int = 0  # of the mark
 
     @property
@@ -213,18 +214,24 @@ class Ledger:
             return
         assert after.nonce <= self.bound, f"{after.nonce} > {self.bound} (I10)"
         moved = after.nonce - max(before.nonce, reading)
-        if moved <= _FEW:
-            return
         if caller is not None and caller.bursts:
-            used = self.drawn[caller.process]
-            assert moved <= max(2 * used, LEASE // self.tick), (
-                f"{caller} sets {moved} apart, after {used} that were used (I10)"
-            )
+            self._check_block(caller, moved, now)
+            return
+        if moved <= _FEW:
             return
         self.jumps += 1
         assert self.jumps <= self.refusals, "a jump without a refusal (I10)"
         distance = RECOVERY.jump * RECOVERY.factor ** (after.refusals - 1)
         assert moved * self.tick <= distance * SECOND, "a jump too far (I10)"
+
+    def _check_block(self, caller: Caller, size: int, now: Now) -> None:
+        """Check that no more is set apart than was used before, or none at all after a pause (I10)."""
+        used, last = self.drawn[caller.process], self.burst.get(caller.process)
+        self.burst[caller.process] = now.mono
+        most = max(2 * used, LEASE // self.tick)
+        if last is None or now.mono - last > LEASE:
+            most = 1
+        assert size <= most, f"{caller} sets {size} apart, {used} were used (I10)"
 
     def _check_recovery(self, before: KeyState, after: KeyState, now: Now) -> None:
         """Check that a refusal counts once: it makes one jump and one back-off, or closes the key."""
