@@ -183,6 +183,27 @@ def test_emptied_file_has_one_slot_a_key(
     other.close()
 
 
+def test_a_file_that_others_began_anew(marks: Marks, database: Path) -> None:
+    """A key that is new here is found in a slot that was another's before the file was begun anew (I9; fault A13)."""
+    old, new = keys(6)[:2], keys(6)[2:]
+    for key in old:
+        assert marks.find(key) is None
+        marks.write(state(1, key=key), 1)
+    assert marks.find(new[0]) is None  # by now it knows whose the slots are
+    os.truncate(path_of(database), 0)
+    other = Marks(database, shared=False)
+    other.open()
+    for key in new:
+        assert other.find(key) is None
+        other.write(state(7, key=key), 2)
+    assert [marks.find(key) for key in new] == [Mark(key, 2, 7, "ns") for key in new]
+    for key in old:
+        assert marks.find(key) is None
+        marks.write(state(8, key=key), 3)
+    assert len(read_marks(path_of(database))[0]) == 6
+    other.close()
+
+
 @pytest.mark.parametrize("last", [0, 1])
 def test_greater_of_two_marks_counts(database: Path, last: int) -> None:
     """Of two slots of a key the greater mark is the truth, in whatever units, wherever it lies (I1; fault A13)."""
