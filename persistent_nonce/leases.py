@@ -233,10 +233,8 @@ class Drawer:
         """Take a nonce from the store, or from the block that another thread has got meanwhile."""
         process = _process()
         if self._process != process:
-            self._mutex = (
-                threading.RLock()
-            )  # a thread that is not here may hold the other
-            self._process = process
+            # A thread that is not here may hold the other one.
+            self._mutex, self._process = threading.RLock(), process
         mutex = self._mutex
         try:
             mutex.acquire(timeout=_PATIENCE)
