@@ -130,7 +130,7 @@ def calls(key: str | None, *, in_doubt: bool, limit: int, as_json: bool) -> None
 
     Each with the time it waited for its turn, its duration and its outcome. A call in doubt (its outcome is unknown, or
     it was interrupted when its process died) may have been executed: look it up at the exchange before it is sent
-    again. Such calls are kept until they are settled, of the others the newest 1000 of each key.
+    again. Such calls are kept until they are settled, of the others the newest 1000 of each key, or some more.
     """
     from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
 
