@@ -74,8 +74,8 @@ def ring(state: KeyState) -> KeyState:
     """Wake the call that is next in `state`, if nothing runs; return `state`."""
     first = rules.head(state) if state.running is None else None
     if first is not None:
-        # At the interpreter's end nothing can be loaded any more.
-        with suppress(OSError, ImportError), _socket() as sender:
+        # At the interpreter's end nothing can be loaded any more; and an id is what another process has stored.
+        with suppress(OSError, ImportError, ValueError), _socket() as sender:
             sender.sendto(b"!", _NAME + first.id)
     return state
 

@@ -111,3 +111,9 @@ def test_without_a_bell_one_waits(
     assert not mute.wait(0.02)
     assert time.monotonic() - begin >= 0.02
     mute.close()
+
+
+def test_an_id_that_is_no_name() -> None:
+    """What stands in the state of a shared store is no reason for a call not to end (I9)."""
+    for name in ("\ud800", "x" * 200, "\0"):
+        ring(fresh()._replace(queue=(waiting(name),)))
