@@ -674,7 +674,8 @@ def test_what_could_not_be_done_yet_holds_up_nothing(
     def label(state: KeyState, now: Now) -> Changed:
         return Changed(state._replace(label="done"))
 
-    with SQLiteStore(path) as store, caplog.at_level(logging.WARNING):
+    caplog.set_level(logging.WARNING, "persistent_nonce")
+    with SQLiteStore(path) as store:
         store.later(bad.key, label)
         store.later(good.key, label)
         NonceProvider(store, "good").next()
