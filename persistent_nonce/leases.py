@@ -32,9 +32,6 @@ from persistent_nonce.stores.base import LEASE, Epoch, Leasing, Store
 
 __all__ = ["Drawer"]
 
-#: The most nonces in a block: its commit is then a small part of what they cost, and they are drawn in time.
-_LARGEST: Final = 16_384
-
 #: The part of what is left below the bound that a block may take, at most: what it skips is nobody's (I10).
 _SHARE: Final = 16
 
@@ -163,7 +160,7 @@ class _Taking:
         if not alone or self._used < self._size:
             # No more than could be used before another came; one was drawn only to see that.
             return max(1, self._used - 1)
-        return min(max(2 * self._size, LEASE // tick), _LARGEST)
+        return min(max(2 * self._size, LEASE // tick), nonces.LARGEST_BLOCK)
 
 
 class Drawer:
@@ -238,7 +235,7 @@ class Drawer:
         mutex = self._mutex
         try:
             mutex.acquire(timeout=_PATIENCE)
-            nonce = self._take(seen) if self._block is seen else self.next()
+            nonce = self._take(seen, process) if self._block is seen else self.next()
         finally:
             try:  # noqa: SIM105 - suppress() is a call, and a signal may follow one
                 mutex.release()
@@ -247,7 +244,8 @@ class Drawer:
         # Nothing is called here: a signal handler that forks has its place before.
         return nonce if process == _here[0] else self.next()
 
-    def _take(self, seen: _Block) -> int:
+    def _take(self, seen: _Block, process: int) -> int:
+        # Of the process that asked: a copy of it, made meanwhile, may have got a number of its own.
         store, epoch = self._leasing, None
         late = store is None or self._clock() >= seen.until
         taking = _Taking(self._wanted, seen, clock=self._clock, late=late)
@@ -257,6 +255,5 @@ class Drawer:
             state, epoch = store.lease(self.key, taking)
             last = state.nonce
         first, until = taking.first, taking.until
-        process = self._process
         self._block = _Block(first, last, until=until, epoch=epoch, process=process)
         return first

@@ -17,6 +17,7 @@ from persistent_nonce.errors import KeyClosedError, NonceRangeError, UnitMismatc
 from persistent_nonce.state import DEFAULT_UNIT, MAX_NONCE, UNITS, KeyState
 
 __all__ = [
+    "LARGEST_BLOCK",
     "ceiling",
     "check_open",
     "issue",
@@ -29,6 +30,9 @@ __all__ = [
 
 #: How far above a nonce the ceiling is committed: the most that a power cut skips.
 _CEILING: Final = 5 * SECOND
+
+#: The most nonces that are taken at once to be drawn one by one.
+LARGEST_BLOCK: Final = 16_384
 
 
 def check_open(state: KeyState) -> None:
@@ -89,7 +93,7 @@ def jump(state: KeyState, now: Now, distance: int) -> KeyState:
 
 
 def raise_floor(state: KeyState, now: Now, at_least: int) -> KeyState:
-    """Let every further nonce be greater than `at_least`; never lowers. A mark that moved opens a closed key.
+    """Let every further nonce be greater than `at_least`; never lowers. A mark that moved by it opens a closed key.
 
     Raises:
         NonceRangeError: no nonce would be left above `at_least`.
@@ -99,6 +103,9 @@ def raise_floor(state: KeyState, now: Now, at_least: int) -> KeyState:
             f"a floor of {at_least} leaves no nonce above it",
             f"a floor lies between 0 and {state.greatest_nonce - 1}",
         )
+    if max(0, state.nonce - LARGEST_BLOCK) < at_least <= state.nonce < state.bound:
+        # It may lie within a block of nonces that somebody draws from, which is void once the mark moves.
+        return state if state.closed else state._replace(nonce=state.nonce + 1)
     return _raised(state, now, at_least)
 
 

@@ -13,8 +13,8 @@ The contract, which the conformance suite holds every store to:
 A store that can also lease says of each key whether anybody has changed its mark since a transaction:
 
 * `lease` is `update`, with the key's epoch as that very transaction has left it, if the change took a block. Whatever
-  changes the mark or closes the key, in any process, changes the epoch before its own `update` returns. The epoch of a
-  store that was closed, or was inherited over fork, cannot be read: ValueError.
+  changes the mark or the greatest nonce there may be, or closes the key, in any process, changes the epoch before its
+  own `update` returns. The epoch of a store that was closed, or was inherited over fork, cannot be read: ValueError.
 * Nobody uses an epoch longer than LEASE after the time that was given to the change. So a store whose epochs are kept
   in another place from now on waits so long before its next transaction.
 """

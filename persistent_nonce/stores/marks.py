@@ -223,7 +223,7 @@ class Marks:
             self._slots.setdefault(key, begin + offset)
         while content[self._free : self._free + SIZE].strip(b"\0"):
             self._free += SIZE
-        if self._free == begin + len(places) * SIZE:  # none damaged, none twice
+        if not damaged and self._free == begin + len(places) * SIZE:  # none twice
             self._whole = self._free
         self._names = names(content[: self._whole])
         return damaged

@@ -26,6 +26,7 @@ __all__ = [
     "is_late",
     "names",
     "survey",
+    "voids",
     "went_back",
 ]
 
@@ -123,5 +124,17 @@ def is_late(state: KeyState, mark: Mark | None, boot: str) -> bool:
     """
     if not state.nonce or state.boot != boot:
         return False
+    if mark is not None and not mark.revision and state.closed:
+        return False  # what it tells must outlast this row: that nobody knows the last nonce
     known = (state.nonce, state.unit or DEFAULT_UNIT)
     return mark is None or (mark.nonce, mark.unit) != known
+
+
+def voids(before: KeyState, after: KeyState) -> bool:
+    """Whether no block of nonces taken before may be used any more: the mark has moved, or what may be issued."""
+    return (before.nonce, before.closed, before.greatest, before.max_lead) != (
+        after.nonce,
+        after.closed,
+        after.greatest,
+        after.max_lead,
+    )

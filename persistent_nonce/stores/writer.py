@@ -35,7 +35,7 @@ from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.marks import Marks, refuse_loss
 from persistent_nonce.stores.opening import configure, connect
-from persistent_nonce.stores.slots import is_late, went_back
+from persistent_nonce.stores.slots import is_late, voids, went_back
 
 __all__ = ["Writer"]
 
@@ -292,7 +292,7 @@ class Writer:
         if records:
             rows.write_calls(self._execute, records)
             self._execute("COMMIT")
-        if (state.nonce, state.closed) != (self._state.nonce, self._state.closed):
+        if voids(self._state, state):
             self._marks.write(state, revision=row[-2])
         self._row, self._state = row, state
         return True

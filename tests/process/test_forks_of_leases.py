@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 import pytest
 
 from persistent_nonce import NonceProvider, SQLiteStore, leases
+from persistent_nonce.errors import ForkedCallError
 from tests.support import databases
 from tests.support.clocks import StillClock
 from tests.support.forking import Fork
@@ -92,9 +95,10 @@ def test_the_last_of_a_burst_is_not_the_childs(provider: NonceProvider) -> None:
 class _ForkAt:
     """Forks where a signal handler may run: at the number-th call, or return from C, that a lease makes."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, fork: Callable[[], int] = os.fork) -> None:
         self.left = number
         self.child = -1
+        self._fork = fork
 
     def __call__(self, frame: FrameType, event: str, _: object) -> None:
         """Fork, if that is here; see `sys.setprofile`."""
@@ -103,7 +107,7 @@ class _ForkAt:
         self.left -= 1
         if not self.left:
             sys.setprofile(None)
-            self.child = os.fork()
+            self.child = self._fork()
 
 
 def _draw_and_fork(provider: NonceProvider, at: _ForkAt, output: int) -> list[int]:
@@ -149,6 +153,39 @@ def test_a_fork_at_each_point_of_a_draw(path: Path) -> None:
         told += not childs
     assert number > 100
     assert told < number // 4
+
+
+def test_a_fork_that_python_knows_nothing_of_at_each_point_of_a_draw(
+    path: Path,
+) -> None:
+    """A child of the C library's fork gets nothing, wherever that was in a draw, and though it asks first (I1; A15).
+
+    Found by review: it gave itself a number, by which the block that its parent had asked for became its own.
+    """
+    number, forked = 0, True
+    while forked:
+        number += 1
+        with SQLiteStore(path, timeout=60, clock=StillClock()) as store:
+            provider = NonceProvider(store, KEY)
+
+            def fork(provider: NonceProvider = provider) -> int:
+                child: int = ctypes.PyDLL(None).fork()
+                if not child:
+                    with suppress(ForkedCallError):
+                        provider.next()
+                return child
+
+            at = _ForkAt(number, fork)
+            output, write = os.pipe()
+            drawn = _draw_and_fork(provider, at, write)
+            os.close(write)
+            with os.fdopen(output) as pipe:
+                assert pipe.read() == "", number
+            forked = at.child > 0
+            if forked:
+                os.waitpid(at.child, 0)
+        assert len({*drawn}) == BLOCKS
+    assert number > 100
 
 
 def test_forks_by_a_signal_handler_in_a_burst(path: Path) -> None:

@@ -15,10 +15,12 @@ from persistent_nonce import leases, nonces
 from persistent_nonce.clock import SECOND
 from persistent_nonce.errors import (
     KeyClosedError,
+    NonceRangeError,
     StoreUnavailableError,
     UnitMismatchError,
 )
 from persistent_nonce.provider import NonceProvider
+from persistent_nonce.settings import set_tier
 from persistent_nonce.state import UNITS, Changed, KeyState, fingerprint
 from persistent_nonce.stores.base import LEASE, Epoch
 from persistent_nonce.stores.marks import path_of
@@ -150,6 +152,34 @@ def test_a_key_that_was_closed(store: Counted) -> None:
     draw(provider, 3)
     store.update(NAME, lambda state, _: Changed(state._replace(closed=True)))
     with pytest.raises(KeyClosedError):
+        provider.next()
+
+
+@pytest.mark.parametrize("unit", ["ms", "ns"])
+def test_a_floor_within_a_block(store: Counted, unit: str) -> None:
+    """Every nonce after a floor is above it, also where the mark lies higher, at the end of a block (I2, I10).
+
+    Found by review: such a floor changed nothing, so that the block went on below it.
+    """
+    provider, other = NonceProvider(store, KEY, unit=unit), NonceProvider(store, KEY)
+    for setter in (provider, other):
+        for ahead in (0, 1, 3):
+            floor = draw(provider, 4)[-1] + ahead
+            assert setter.raise_floor(floor) >= floor
+            assert provider.next() > floor
+    last = store.read(NAME).nonce
+    floor = last - nonces.LARGEST_BLOCK
+    assert provider.raise_floor(floor) == last  # no block reaches down there
+
+
+def test_a_greatest_nonce_that_is_set(store: Counted) -> None:
+    """No nonce above the greatest that the exchange takes leaves once that is stored (I10)."""
+    provider = NonceProvider(store, KEY, unit="ns")
+    last = draw(provider, 4)[-1]
+    store.update(
+        NAME, lambda state, now: Changed(set_tier(state, now, greatest=last + 2))
+    )
+    with pytest.raises(NonceRangeError):
         provider.next()
 
 

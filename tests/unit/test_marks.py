@@ -204,6 +204,23 @@ def test_a_file_that_others_began_anew(marks: Marks, database: Path) -> None:
     other.close()
 
 
+def test_a_damaged_slot_before_a_hole(marks: Marks, database: Path) -> None:
+    """A damaged slot refuses its key again and again, whatever else is wrong with the file (I9; fault A11)."""
+    names = keys(4)
+    for key in names:
+        marks.write(state(1, key=key), 1)
+    content = bytearray(path_of(database).read_bytes())
+    content[32 + 20] ^= 1
+    content[64:96] = bytes(32)
+    path_of(database).write_bytes(content)
+    other = Marks(database, shared=False)
+    other.open()
+    for _ in range(3):
+        with pytest.raises(StoreCorruptError):
+            other.find(names[1])
+    other.close()
+
+
 @pytest.mark.parametrize("last", [0, 1])
 def test_greater_of_two_marks_counts(database: Path, last: int) -> None:
     """Of two slots of a key the greater mark is the truth, in whatever units, wherever it lies (I1; fault A13)."""

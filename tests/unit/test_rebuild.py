@@ -456,6 +456,21 @@ def test_unknown_key_stays_closed(path: Path) -> None:
         assert NonceProvider(store, "one").next()
 
 
+def test_unknown_key_stays_closed_for_who_has_looked(tmp_path: Path) -> None:
+    """That nobody knows a key's last nonce outlasts a look at its row, also if the row is lost then (I9).
+
+    Found by review: a process that was only refused put the mark right, by a row that knew less.
+    """
+    path = tmp_path / "nonces.db"
+    rows_twice(path, damaged=True)
+    done(path)
+    with SQLiteStore(path) as store, pytest.raises(KeyClosedError):
+        NonceProvider(store, "one").next()
+    path.unlink()
+    (key,) = done(path).keys
+    assert key.state.closed
+
+
 @given(
     nonce=st.integers(0, MAX_NONCE),
     mark=st.integers(0, MAX_NONCE),
