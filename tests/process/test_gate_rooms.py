@@ -331,11 +331,18 @@ class Busy:
 
 async def second(store: SQLiteStore, behind: Busy, call: Any, count: int) -> Any:
     """Start a call that has its session, and stands behind `count` others for the thread that asks for its turn."""
-    known, session = threading.Event(), store.session
+    begun, known, session = threading.Event(), threading.Event(), store.session
+
+    def slow() -> Any:
+        begun.set()
+        assert known.wait(GUARD)
+        return session()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "session", lambda: (known.wait(GUARD), session())[1])
+        patch.setattr(store, "session", slow)
         task = asyncio.create_task(call)
-        await asyncio.sleep(0.1)
+        while not begun.is_set():  # noqa: ASYNC110 - set in a thread
+            await asyncio.sleep(0.01)
         await behind.take(count)
         known.set()
         while len(session().live) < 2:  # noqa: ASYNC110 - set in a thread
@@ -372,8 +379,7 @@ def test_a_call_that_was_cancelled_twice(
         gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
         others, last = Busy(), Busy()
         first = asyncio.create_task(passes(gate))
-        while not store.session().live:  # noqa: ASYNC110 - set in a thread
-            await asyncio.sleep(0.01)
+        await asking(1)
         await others.take(6)
 
         async def urgent() -> None:
@@ -410,7 +416,7 @@ def test_a_turn_that_is_learned_of_too_late(
         others, last = Busy(), Busy()
         store.session()
         first = asyncio.create_task(passes(gate))
-        await asyncio.sleep(0.1)
+        await asking(1)
         await others.take(6)
 
         async def urgent() -> None:
