@@ -61,6 +61,7 @@ def _drawing(provider: NonceProvider, threads: int) -> Iterator[list[int]]:
         thread.result()
 
 
+@pytest.mark.storm  # coverage's own lock is copied while a thread has it
 def test_forks_beside_threads_inside_the_store(store: SQLiteStore, path: Path) -> None:
     """60 forks while threads draw: no nonce twice, no hang, no error in a thread, nothing stays locked (I1)."""
     provider = NonceProvider(store, KEY, unit="ns")

@@ -226,13 +226,18 @@ def test_a_loop_that_stands_still(store: SQLiteStore, gate: CallGate) -> None:
 def test_a_loop_that_ends(store: SQLiteStore, gate: CallGate) -> None:
     """Tasks left over when a loop ends, waiting or in a call, leave nothing."""
 
-    async def caller() -> None:
+    async def caller(entered: asyncio.Event) -> None:
         async with gate.call("Balance"):
+            entered.set()
             await asyncio.sleep(600)
 
     async def main() -> list[asyncio.Task[None]]:
-        tasks = [asyncio.create_task(caller()) for _ in range(20)]
+        entered = asyncio.Event()
+        tasks = [asyncio.create_task(caller(entered)) for _ in range(20)]
         await queued(store, gate, 19)
+        await (
+            entered.wait()
+        )  # one that has its turn and does not know it yet is not sent
         return tasks
 
     assert all(task.cancelled() for task in asyncio.run(main()))
