@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -47,21 +48,30 @@ def test_interleavings_over_real_files(tmp_path: Path) -> None:
         run_state_machine_as_test(SharedFiles)
 
 
+def replayed(base_: Path, steps: Callable[[SharedFiles], None]) -> None:
+    """Have a machine take steps that were found."""
+
+    class Replayed(SharedFiles):
+        """One of its own: a machine that is made under these settings keeps them."""
+
+        base = base_
+
+    @settings(max_examples=1)
+    @given(st.none())  # for the machine's notes
+    def replay(_: None) -> None:
+        steps(Replayed())
+
+    with stepwise():
+        replay()
+
+
 def test_what_a_killed_process_saw_may_never_have_counted(tmp_path: Path) -> None:
     """The books take a floor for as far ahead as the store does, whatever a killed process saw before (I10).
 
     Found after some thousands of interleavings: the books took that reading for one that was stored.
     """
 
-    class Replayed(SharedFiles):
-        """One of its own: a machine that is made under these settings keeps them."""
-
-        base = tmp_path
-
-    @settings(max_examples=1)
-    @given(st.none())  # for the machine's notes
-    def replay(_: None) -> None:
-        state = Replayed()
+    def steps(state: SharedFiles) -> None:
         state.begin(units=("ms", "ms"), rate=None, count=3)
         state.the_clock_is_set(seconds=-86_400)
         state.sets_a_floor(key="first key", pick=0, seconds=-10)
@@ -75,8 +85,7 @@ def test_what_a_killed_process_saw_may_never_have_counted(tmp_path: Path) -> Non
         assert stored.offset > 0
         assert bound >= stored.bound
 
-    with stepwise():
-        replay()
+    replayed(tmp_path, steps)
 
 
 def test_a_call_that_learned_of_its_turn_too_late_ends_with_a_reason(
@@ -87,15 +96,7 @@ def test_a_call_that_learned_of_its_turn_too_late_ends_with_a_reason(
     Found when that came into being: the books took it for a call that gave up early.
     """
 
-    class Replayed(SharedFiles):
-        """One of its own: a machine that is made under these settings keeps them."""
-
-        base = tmp_path
-
-    @settings(max_examples=1)
-    @given(st.none())  # for the machine's notes
-    def replay(_: None) -> None:
-        state = Replayed()
+    def steps(state: SharedFiles) -> None:
         state.begin(units=("ms", "ms"), rate=None, count=2)
         state.begin_calls(calls=[(0, Order())])
         state.one_goes_on(pick=0)
@@ -106,5 +107,4 @@ def test_a_call_that_learned_of_its_turn_too_late_ends_with_a_reason(
         assert isinstance(call.procedure.error, GateTimeoutError)
         assert "learned of its turn" in str(call.procedure.error)
 
-    with stepwise():
-        replay()
+    replayed(tmp_path, steps)

@@ -23,21 +23,13 @@ from tests.support.faulting_workers import (
     draw_beside,
     reach_in,
 )
-from tests.support.processes import Child, Children
+from tests.support.processes import Children, begin
 
 PROCESSES = 8
 THREADS = 4
 
 #: Any of the figures of a fairness that is to be had, over this, fails a test: for slow machines.
 SLOW = 10.0
-
-
-def begin(children: list[Child]) -> None:
-    """Let all of them begin at once."""
-    for child in children:
-        child.wait_for("ready")
-    for child in children:
-        child.tell()
 
 
 def row_by_row(drawn: list[Operation]) -> None:

@@ -7,8 +7,6 @@ import fcntl
 import gc
 import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +25,7 @@ from persistent_nonce.stores import forks
 from persistent_nonce.stores.sqlite import SQLiteStore
 from persistent_nonce.stores.writer import Writer
 from tests.support import databases
-from tests.support.forking import Fork
+from tests.support.forking import Fork, forks_in
 from tests.support.processes import GUARD, Children, descriptors
 from tests.support.workers import KEY, hold_lock, next_by
 
@@ -197,16 +195,7 @@ def test_fork_inside_a_change(store: SQLiteStore) -> None:
 
 def test_forks_from_a_signal_handler(path: Path) -> None:
     """Wherever in a draw a signal handler forks, no nonce is handed out on both sides, and the parent goes on (I1)."""
-    source = Path(__file__).parents[1] / "support/forking_handler.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(source), str(path)],
-        capture_output=True,
-        text=True,
-        timeout=GUARD,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "violations: 0" in done.stdout
+    forks_in("forking_handler.py", path)
 
 
 def test_fork_that_bypasses_the_hooks(store: SQLiteStore) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,7 @@ from persistent_nonce import NonceProvider, SQLiteStore, leases
 from persistent_nonce.errors import ForkedCallError
 from tests.support import databases
 from tests.support.clocks import StillClock
-from tests.support.forking import Fork
-from tests.support.processes import GUARD
+from tests.support.forking import Fork, forks_in
 from tests.support.workers import KEY
 
 # These tests fork beside threads on purpose.
@@ -190,14 +188,4 @@ def test_a_fork_that_python_knows_nothing_of_at_each_point_of_a_draw(
 
 def test_forks_by_a_signal_handler_in_a_burst(path: Path) -> None:
     """Wherever a handler forks, also between a draw and its look, no nonce is handed out on both sides (I1)."""
-    source = Path(__file__).parents[1] / "support/forking_burst.py"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(source), str(path)],
-        capture_output=True,
-        text=True,
-        timeout=GUARD,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "violations: 0" in done.stdout
-    assert int(done.stdout.split()[3].rstrip(",")) > 100
+    assert forks_in("forking_burst.py", path) > 100

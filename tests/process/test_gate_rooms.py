@@ -351,6 +351,14 @@ async def second(store: SQLiteStore, behind: Busy, call: Any, count: int) -> Any
     return task
 
 
+async def crowded(gate: CallGate) -> tuple[asyncio.Task[None], Busy, Busy]:
+    """Return a task that asks for its turn, who takes all other threads but one, and who may take that."""
+    first, others = asyncio.create_task(passes(gate)), Busy()
+    await asking(1)
+    await others.take(6)
+    return first, others, Busy()
+
+
 async def asking(count: int) -> None:
     """Wait until so many ask in a room for their turn."""
     while [len(room._asking) for room in _rooms.values()] != [count]:  # noqa: ASYNC110 - set in threads
@@ -377,10 +385,7 @@ def test_a_call_that_was_cancelled_twice(
 
     async def main(store: Late) -> None:
         gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
-        others, last = Busy(), Busy()
-        first = asyncio.create_task(passes(gate))
-        await asking(1)
-        await others.take(6)
+        first, others, last = await crowded(gate)
 
         async def urgent() -> None:
             async with gate.call("CancelOrder", priority=5):
@@ -413,11 +418,7 @@ def test_a_turn_that_is_learned_of_too_late(
 
     async def main(other: SQLiteStore) -> object:
         gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD, hold_timeout=0.5)
-        others, last = Busy(), Busy()
-        store.session()
-        first = asyncio.create_task(passes(gate))
-        await asking(1)
-        await others.take(6)
+        first, others, last = await crowded(gate)
 
         async def urgent() -> None:
             async with gate.call("CancelOrder", priority=5):

@@ -18,7 +18,7 @@ from tests.support import databases
 from tests.support.bursting import FLOORS, burst, burst_on, change_on
 from tests.support.checker import Operation, read_logs, violations
 from tests.support.clocks import StillClock
-from tests.support.processes import Child, Children
+from tests.support.processes import Child, Children, begin
 from tests.support.workers import KEY
 
 path, clock = databases.path, databases.clock
@@ -55,10 +55,7 @@ def test_bursts_of_four_processes(tmp_path: Path) -> None:
             children.call(burst, path, tmp_path / f"{number}.log", EACH)
             for number in range(PROCESSES)
         ]
-        for child in started:
-            child.wait_for("ready")
-        for child in started:
-            child.tell()
+        begin(started)
         for child in started:
             child.result()
     history = read_logs(tmp_path)

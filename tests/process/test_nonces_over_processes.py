@@ -13,7 +13,7 @@ import pytest
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.checker import read_logs, violations
-from tests.support.processes import Children, soak
+from tests.support.processes import Children, begin, soak
 from tests.support.workers import KEY, draw, draw_on, next_by
 
 PROCESSES = 8
@@ -28,10 +28,7 @@ def test_processes_draw_unique_and_ordered_nonces(tmp_path: Path) -> None:
             children.call(draw, path, tmp_path / f"{number}.log", EACH)
             for number in range(PROCESSES)
         ]
-        for child in started:
-            child.wait_for("ready")
-        for child in started:
-            child.tell()
+        begin(started)
         for child in started:
             child.result()
     history = read_logs(tmp_path)

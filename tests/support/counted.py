@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import pytest
 
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import Change, KeyState
@@ -11,7 +13,7 @@ from persistent_nonce.stores.base import Epoch, Renewal
 from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support.clocks import StillClock
 
-__all__ = ["Counted", "draw"]
+__all__ = ["Counted", "draw", "store"]
 
 
 class Counted(SQLiteStore):
@@ -50,3 +52,10 @@ class Counted(SQLiteStore):
 def draw(provider: NonceProvider, count: int) -> list[int]:
     """Take so many nonces, one at a time."""
     return [provider.next() for _ in range(count)]
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: StillClock) -> Iterator[Counted]:
+    """Yield a store by the test's clock."""
+    with Counted(tmp_path / "nonces.db", clock) as opened:
+        yield opened

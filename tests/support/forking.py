@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import select
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 from tests.support.processes import GUARD
 
-__all__ = ["Fork"]
+__all__ = ["Fork", "forks_in", "report"]
 
 
 class Fork:
@@ -41,3 +45,30 @@ class Fork:
         os.waitpid(self.pid, 0)
         assert ready, f"child {self.pid} hung"
         return found.decode()
+
+
+def forks_in(program: str, path: Path) -> int:
+    """Run a program beside this file that forks in the middle of draws; return how many nonces its children got."""
+    source = Path(__file__).with_name(program)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(source), str(path)],
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs, wrong = map(int, done.stdout.split())
+    assert wrong == 0
+    return theirs
+
+
+def report(children: Sequence[int], output: int, drawn: Sequence[int]) -> None:
+    """End such a program: compare what it has drawn with what its children have written to a pipe, and tell."""
+    for child in children:
+        os.waitpid(child, 0)
+    with os.fdopen(output) as pipe:
+        theirs = [int(line) for line in pipe]
+    both = [*drawn, *theirs]
+    wrong = len(both) - len(set(both)) + sum(a >= b for a, b in pairwise(drawn))
+    sys.stdout.write(f"{len(theirs)} {wrong}\n")

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -14,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from persistent_nonce.errors import ForkedCallError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.forking import report
 
 FORKS = 150
 #: How many each child draws, and how many the parent before the next fork: then it has a block again.
@@ -59,12 +59,5 @@ while len(children) < FORKS:
     if inherited >= 0:
         os.write(write, "".join(f"{n}\n" for n in drawn[inherited:]).encode())
         os._exit(0)
-for child in children:
-    os.waitpid(child, 0)
 os.close(write)
-with os.fdopen(output) as pipe:
-    theirs = [int(line) for line in pipe]
-both = drawn + theirs
-wrong = len(both) - len(set(both)) + sum(a >= b for a, b in pairwise(drawn))
-sys.stdout.write(f"nonces of children: {len(theirs)}, violations: {wrong}\n")
-sys.exit(wrong > 0)
+report(children, output, drawn)

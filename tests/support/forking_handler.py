@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import sys
-from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -14,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from persistent_nonce.errors import ForkedCallError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support.forking import report
 
 FORKS = 150
 
@@ -45,12 +45,5 @@ while len(children) < FORKS:
         os._exit(0)
     drawn.append(value)
 signal.setitimer(signal.ITIMER_REAL, 0)
-for child in children:
-    os.waitpid(child, 0)
 os.close(write)
-with os.fdopen(output) as pipe:
-    theirs = [int(line) for line in pipe]
-both = drawn + theirs
-wrong = len(both) - len(set(both)) + sum(a >= b for a, b in pairwise(drawn))
-sys.stdout.write(f"children that got a nonce: {len(theirs)}, violations: {wrong}\n")
-sys.exit(wrong > 0)
+report(children, output, drawn)

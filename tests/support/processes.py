@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
-__all__ = ["GUARD", "Child", "Children", "descriptors", "soak"]
+__all__ = ["GUARD", "Child", "Children", "begin", "descriptors", "soak"]
 
 #: Seconds after which a test gives up on a child. A guard for a hung one, many times what a slow machine needs.
 GUARD: Final = 90.0
@@ -136,6 +136,14 @@ class Children:
     def __exit__(self, *_: object) -> None:
         for child in self._children:
             child.reap()
+
+
+def begin(children: Sequence[Child]) -> None:
+    """Let all of them begin at once, when each has said that it is ready."""
+    for child in children:
+        child.wait_for("ready")
+    for child in children:
+        child.tell()
 
 
 def _plain(argument: object) -> object:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,25 +11,14 @@ from persistent_nonce.errors import NonceRangeError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.state import UNITS, KeyState, fingerprint
 from persistent_nonce.stores.base import LEASE
+from tests.support import counted, databases
 from tests.support.clocks import StillClock
 from tests.support.counted import Counted, draw
 from tests.support.workers import KEY
 
 NAME = fingerprint(KEY)
 
-
-@pytest.fixture
-def clock() -> StillClock:
-    """Return a clock that stands still."""
-    return StillClock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: StillClock) -> Iterator[Counted]:
-    """Return a store by that clock."""
-    with Counted(tmp_path / "nonces.db", clock) as opened:
-        yield opened
-
+clock, store = databases.clock, counted.store
 
 # --- how large a block is
 

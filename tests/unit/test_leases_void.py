@@ -5,8 +5,7 @@ from __future__ import annotations
 import dis
 import mmap
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from persistent_nonce.stores.base import LEASE, Epoch
 from persistent_nonce.stores.marks import path_of
 from persistent_nonce.stores.memory import MemoryStore
 from persistent_nonce.stores.sqlite import SQLiteStore
+from tests.support import counted, databases
 from tests.support.clocks import StillClock
 from tests.support.counted import Counted, draw
 from tests.support.processes import GUARD
@@ -33,19 +33,7 @@ from tests.support.workers import KEY
 
 NAME = fingerprint(KEY)
 
-
-@pytest.fixture
-def clock() -> StillClock:
-    """Return a clock that stands still."""
-    return StillClock()
-
-
-@pytest.fixture
-def store(tmp_path: Path, clock: StillClock) -> Iterator[Counted]:
-    """Return a store by that clock."""
-    with Counted(tmp_path / "nonces.db", clock) as opened:
-        yield opened
-
+clock, store = databases.clock, counted.store
 
 # --- who makes it void
 
