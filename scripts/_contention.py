@@ -22,8 +22,6 @@ KEY: Final = "an API key"
 #: Seconds for which a benchmark waits for one of its own processes.
 GUARD: Final = 90.0
 
-logging.getLogger("persistent_nonce").setLevel(logging.ERROR)  # here they are to die
-
 _SPAWN: Final = multiprocessing.get_context("spawn")
 
 
@@ -49,6 +47,8 @@ class Worker(NamedTuple):
 
 def wait_once(path: str, pipe: Any) -> None:
     """Whenever told, make one call: send when it began, and the share of a core that the wait took; end it if told."""
+    # Some of these processes are to die: whoever finds that says nothing.
+    logging.getLogger("persistent_nonce").setLevel(logging.ERROR)
     gate = CallGate(SQLiteStore(path), KEY, min_interval=0.0, timeout=GUARD)
     with gate.call("Balance"):
         pass

@@ -1,11 +1,10 @@
-"""What concerns a whole run: its figures, its logger, and its Hypothesis profile, chosen by HYPOTHESIS_PROFILE.
+"""What concerns a whole run: its figures, and its Hypothesis profile, chosen by HYPOTHESIS_PROFILE.
 
 `dev` (the default) is quick, `ci` tries the same examples on each run, `deep` looks for what the others miss.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 
 import pytest
@@ -34,13 +33,6 @@ settings.register_profile(
     stateful_step_count=100,
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
-
-
-def pytest_runtest_setup() -> None:
-    """Begin each test with the library's logger as it was made: what one test silences another one may need."""
-    logger = logging.getLogger("persistent_nonce")
-    logger.disabled = False
-    logger.setLevel(logging.NOTSET)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
