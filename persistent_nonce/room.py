@@ -36,10 +36,10 @@ _AT_ONCE: Final = 50
 #: By loop, session and key. Only those in it keep a room: a loop that is thrown away takes its tasks with it.
 _rooms: Final[WeakValueDictionary[tuple[int, str, str], Room]] = WeakValueDictionary()
 
-#: By loop and the store's id: what those wait for who ask for a session while another one does.
-_asked: Final[
-    WeakKeyDictionary[AbstractEventLoop, dict[int, Future[Session | None]]]
-] = WeakKeyDictionary()
+#: By loop and the store's id: those who ask for a session.
+_asked: Final[WeakKeyDictionary[AbstractEventLoop, dict[int, _Asking]]] = (
+    WeakKeyDictionary()
+)
 
 
 class Room:
@@ -146,25 +146,49 @@ class Room:
 
 
 async def meet(store: Store, bell: Bell | None) -> Session:
-    """Return this process's session; tasks that ask at once are told at once, in that order (I7)."""
+    """Return this process's session; tasks that ask at once go on in that order (I7)."""
     if bell is None:
         return await do(store.session)
     asked = _asked.setdefault(bell.loop, {})
-    if id(store) in asked:
-        # Shielded: who is cancelled takes it from nobody else.
-        from asyncio import shield  # noqa: PLC0415 - who has no event loop need not load it
-
-        known: Session | None = await until(shield(asked[id(store)]))
-        return await do(store.session) if known is None else known
-    found: Session | None = None
-    told = asked[id(store)] = bell.loop.create_future()
+    asking, first = asked.get(id(store)), False
+    # While others are on their way, what is known by now waits behind them.
+    known = store.known_session() if asking is None else None
+    if known is not None:
+        return known
+    if asking is None or asking.told.done():
+        asking = asked[id(store)] = _Asking(bell.loop.create_future())
+        first = True
+    asking.tasks += 1
     try:
-        found = await do(store.session)
-        return found
+        if first:
+            try:
+                known = await do(store.session)
+            finally:
+                with suppress(RuntimeError):  # the loop was closed: nobody waits
+                    asking.told.set_result(known)
+        else:
+            # Shielded: who is cancelled takes it from nobody else.
+            from asyncio import shield  # noqa: PLC0415 - who has no event loop need not load it
+
+            known = await until(shield(asking.told))
     finally:
-        del asked[id(store)]
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            told.set_result(found)
+        asking.tasks -= 1
+        if not asking.tasks and asked.get(id(store)) is asking:
+            del asked[id(store)]
+    return await do(store.session) if known is None else known
+
+
+class _Asking:
+    """Tasks of which the first asks for a session in a thread.
+
+    Attributes:
+        told: what came of it; None is nothing.
+        tasks: how many have not gone on.
+    """
+
+    def __init__(self, told: Future[Session | None]) -> None:
+        self.told = told
+        self.tasks = 0
 
 
 def tell(state: KeyState | None, bell: Bell, session: Session, key: str) -> None:

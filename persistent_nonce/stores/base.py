@@ -89,6 +89,9 @@ class Store(Protocol):
     def session(self) -> Session:
         """Return this process's session, begun at the first call."""
 
+    def known_session(self) -> Session | None:
+        """Return this process's session if it is there, without waiting for anything: on an event loop's thread."""
+
     def keys(self) -> list[str]:
         """Return the fingerprints of all keys, sorted."""
 

@@ -125,6 +125,11 @@ class MemoryStore:
                 self._session = MemorySession(self)
             return self._session
 
+    def known_session(self) -> MemorySession | None:
+        """Return the session of this store's user, if there is one."""
+        known = None if self._closed else self._session
+        return None if known is None or known.name in self.ended else known
+
     def keys(self) -> list[str]:
         """Return the fingerprints of all keys, sorted."""
         self._check()

@@ -43,12 +43,11 @@ from persistent_nonce.stores.writer import Writer
 
 __all__ = ["SQLiteStore"]
 
+T = TypeVar("T")
 _LOG: Final = logging.getLogger("persistent_nonce")
 
 #: Seconds between two looks whether the last call of a store that was closed has ended.
 _LINGER: Final = 0.05
-
-T = TypeVar("T")
 
 
 class SQLiteStore:
@@ -143,9 +142,7 @@ class SQLiteStore:
                     raise
             if self._is_open():
                 return
-        if self._state in ("closed", "new"):
-            raise closed(self.path)
-        raise inherited(self.path)
+        raise (closed if self._state in ("closed", "new") else inherited)(self.path)
 
     def _is_open(self) -> bool:
         return self._state in ("open", "closing") and self._pid == os.getpid()
@@ -241,12 +238,15 @@ class SQLiteStore:
         self._ready()
         if self._state == "closing":
             raise closed(self.path)
-        return self._presence.current() or self._hold(self._begin_session)
+        return self.known_session() or self._hold(self._begin_session)
+
+    def known_session(self) -> FileSession | None:
+        """Return this process's session if it is there, without a lock."""
+        here = self._state == "open" and self._pid == os.getpid()
+        return self._presence.current() if here else None
 
     def _begin_session(self) -> FileSession:
         return self._presence.begin(self._writer.names_session)
-
-    # --- fork and end
 
     def before_fork(self, until: float) -> bool:
         """Wait until no other thread of this process is inside a transaction, an opening, a closing or a read."""

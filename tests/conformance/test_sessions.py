@@ -17,6 +17,15 @@ def test_session_is_begun_once(real: Store) -> None:
     assert session.live == set()
 
 
+def test_session_that_is_known(real: Store) -> None:
+    """A session is known once it has begun, and no more when the store is closed."""
+    assert real.known_session() is None
+    session = real.session()
+    assert real.known_session() is session
+    real.close()
+    assert real.known_session() is None
+
+
 def test_ids_are_the_sessions_own(real: Store) -> None:
     """No two ids are the same, and each begins with the session's name, of four parts."""
     session = real.session()

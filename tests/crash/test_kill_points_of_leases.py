@@ -9,7 +9,9 @@ from typing import Final
 
 import pytest
 
-from persistent_nonce import NonceProvider, SQLiteStore
+from persistent_nonce import NonceProvider, SQLiteStore, nonces
+from persistent_nonce.clock import Now
+from persistent_nonce.state import Changed, KeyState
 from tests.support.doomed_works import BEGIN, HALF, Frozen, Tell
 from tests.support.killing import GUARD, Doom, forked
 from tests.support.workers import KEY
@@ -36,12 +38,23 @@ def _exceed(provider: NonceProvider, mark: int) -> int:
     return provider.reserve(6_000)[-1]
 
 
+def _set_unit(provider: NonceProvider, mark: int) -> int:
+    """Count in a finer unit, in which the mark is a thousand times as great."""
+
+    def change(state: KeyState, now: Now) -> Changed:
+        return Changed(nonces.set_unit(state, now, "us"))
+
+    provider._store.update(provider.key, change)
+    return mark * 1_000  # as above
+
+
 #: What voids a block, and how many points it has at least.
 DEEDS: Final[dict[str, tuple[Callable[[NonceProvider, int], int], int]]] = {
     "a nonce": (_take, 10),
     "a reservation": (_reserve, 10),
     "a floor": (_raise_floor, 14),
     "a ceiling": (_exceed, 18),
+    "a unit": (_set_unit, 14),
 }
 
 

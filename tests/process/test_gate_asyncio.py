@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from persistent_nonce import CallGate, GateTimeoutError, InvalidNonceError, SQLiteStore
+from persistent_nonce import (
+    CallGate,
+    GateTimeoutError,
+    InvalidNonceError,
+    SQLiteStore,
+    steps,
+)
 from persistent_nonce.errors import NestedCallError
 from tests.support.callers import GUARD, Book, until
 from tests.support.crowds import nothing_left, queued
@@ -286,4 +292,26 @@ def test_an_async_generator_that_is_not_used_up(
         await generator.aclose()  # type: ignore[attr-defined]  # a generator has it
         assert nothing_left(store, gate)
 
+    asyncio.run(main())
+
+
+def test_threads_make_what_may_wait_and_nothing_else(
+    gate: CallGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A passage goes to a thread for its two transactions, and the first one for its session too."""
+    hops = []
+    hand_over = steps._hand_over
+
+    def count(job: steps._Job) -> None:
+        hops.append(job)
+        hand_over(job)
+
+    async def main() -> None:
+        for wanted in (3, 2, 2):
+            hops.clear()
+            async with gate.call("Balance"):
+                pass
+            assert len(hops) == wanted
+
+    monkeypatch.setattr(steps, "_hand_over", count)
     asyncio.run(main())

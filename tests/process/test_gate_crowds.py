@@ -468,3 +468,32 @@ def test_tasks_whose_session_comes_late(
     monkeypatch.undo()
     assert order == [*range(40)]
     assert nothing_left(store, gate)
+
+
+@LOOPS
+def test_tasks_that_come_when_the_session_is_known(
+    store: NotingStore, gate: CallGate, loop: str
+) -> None:
+    """Who comes when the session is there already goes on behind those who are about to be told of it (I7)."""
+    came: list[int] = []
+    order: list[int] = []
+
+    async def passes(number: int) -> None:
+        came.append(number)
+        async with gate.call("Balance"):
+            order.append(number)
+
+    async def main() -> None:
+        first = [asyncio.ensure_future(passes(number)) for number in range(20)]
+        while store.known_session() is None:  # noqa: ASYNC110 - begun in a thread
+            await asyncio.sleep(0)
+        late: list[asyncio.Future[None]] = []
+        for number in range(20, 40):
+            late.append(asyncio.ensure_future(passes(number)))
+            await asyncio.sleep(0)
+        await asyncio.gather(*first, *late)
+
+    RUN[loop](main())
+    assert came == [*range(40)]
+    assert order == came
+    assert nothing_left(store, gate)

@@ -344,6 +344,7 @@ async def second(store: SQLiteStore, behind: Busy, call: Any, count: int) -> Any
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "session", slow)
+        patch.setattr(store, "known_session", lambda: None)
         task = asyncio.create_task(call)
         while not begun.is_set():  # noqa: ASYNC110 - set in a thread
             await asyncio.sleep(0.01)

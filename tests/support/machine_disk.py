@@ -202,6 +202,10 @@ class DiskStore:
             self._session = DiskSession(self._disk)
         return self._session
 
+    def known_session(self) -> DiskSession | None:
+        """Return the session of this process, if it has begun."""
+        return self._session
+
     def keys(self) -> list[str]:
         """Return the fingerprints of all keys, sorted."""
         return sorted(self._disk.rows)

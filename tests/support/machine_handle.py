@@ -132,6 +132,10 @@ class Handle:
         self.name = session.name
         return session
 
+    def known_session(self) -> Session | None:
+        """Return this process's session, if it has begun."""
+        return self._living().known_session()
+
     def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
         """Apply `change`, and have the books look at it."""
         own, living = Watched(key, change, self._seen), self._living()

@@ -148,6 +148,38 @@ def test_a_floor_below_the_mark_changes_nothing(at_least: int) -> None:
     assert nonces.raise_floor(state, at(), at_least) is state
 
 
+@pytest.mark.parametrize("below", [0, 1, nonces.LARGEST_BLOCK - 1])
+def test_a_floor_that_may_lie_within_a_block(below: int) -> None:
+    """A floor that the mark may have passed with nonces not drawn yet moves it by one, which voids them (I2)."""
+    state = nonces.issue(fresh("ns"), at())
+    moved = state._replace(nonce=state.nonce + 1)
+    assert nonces.raise_floor(state, at(), state.nonce - below) == moved
+
+
+@pytest.mark.parametrize("below", [0, 1])
+def test_a_floor_below_every_block(below: int) -> None:
+    """A floor that lies below the largest block changes nothing."""
+    state = nonces.issue(fresh("ns"), at())
+    at_least = state.nonce - nonces.LARGEST_BLOCK - below
+    assert nonces.raise_floor(state, at(), at_least) is state
+
+
+def test_a_floor_near_zero() -> None:
+    """A block has no nonce 0."""
+    state = fresh("ns")._replace(nonce=5)
+    assert nonces.raise_floor(state, at(), 0) is state
+    assert nonces.raise_floor(state, at(), 1).nonce == 6
+
+
+def test_a_floor_at_the_bound() -> None:
+    """Where no nonce is left below the bound there is no block either, and none is burnt (I10)."""
+    state = nonces.issue(fresh("ns"), at())
+    most = state._replace(nonce=state.bound)
+    assert nonces.raise_floor(most, at(), most.nonce) is most
+    last = most._replace(nonce=most.nonce - 1)
+    assert nonces.raise_floor(last, at(), last.nonce) == most
+
+
 @pytest.mark.parametrize("at_least", [-1, MAX_NONCE, 2**64])
 def test_an_impossible_floor(at_least: int) -> None:
     """A floor that is no nonce, or leaves none above it, is refused."""

@@ -79,6 +79,22 @@ def test_refusal_of_an_outdated_state_does_not_count(
     assert provider.next() == provider.last
 
 
+def test_refusal_by_an_outdated_setting_does_not_count(
+    store: SQLiteStore, other: SQLiteStore, provider: NonceProvider
+) -> None:
+    """What another process has set since is asked before a change may fail, though the mark tells of nothing."""
+
+    def change(state: KeyState, _: Now) -> Changed:
+        if state.burst < 5:
+            raise ConfigurationError("more than may ever be spent")
+        return Changed(state)
+
+    with pytest.raises(ConfigurationError):
+        store.update(provider.key, change)
+    other.update(provider.key, lambda state, _: Changed(state._replace(burst=5)))
+    assert store.update(provider.key, change).burst == 5
+
+
 def test_outdated_state_is_never_returned(
     store: SQLiteStore, other: SQLiteStore, provider: NonceProvider
 ) -> None:
