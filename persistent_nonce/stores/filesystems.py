@@ -18,16 +18,20 @@ from persistent_nonce.stores.permissions import BESIDE, check_name, shown
 
 __all__ = ["Mount", "check_filesystem", "mount_of", "parse_mounts"]
 
-#: Types served by another machine, or by another kernel on this one.
-_REMOTE: Final = re.compile(
-    "9p|acfs|afs|beegfs|ceph|cifs|coda|davfs|drvfs|fakeowner|fuse.*|gfs2?|glusterfs|gpfs|lustre|ncpfs|nfs.*|ocfs2"
-    "|orangefs|osxfs|panfs|prl_fs.*|pvfs2|smb.*|vboxsf|virtiofs|vmhgfs|wekafs"
+#: Types served by another machine, or by another kernel on this one; and what such a type may begin with.
+_REMOTE: Final = frozenset(
+    (
+        *("9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "drvfs"),
+        *("fakeowner", "gfs", "gfs2", "glusterfs", "gpfs", "lustre", "ncpfs", "ocfs2"),
+        *("orangefs", "osxfs", "panfs", "pvfs2", "vboxsf", "virtiofs", "vmhgfs"),
+        "wekafs",
+    )
 )
+_REMOTE_KINDS: Final = ("fuse", "nfs", "prl_fs", "smb")
 
 #: Types that are gone with their container, or at the next boot.
 _PASSING: Final = frozenset({"aufs", "overlay", "ramfs", "tmpfs"})
 
-_ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 _LOG: Final = logging.getLogger("persistent_nonce")
 
 
@@ -76,7 +80,7 @@ def check_filesystem(
 
 def _judge(mount: Mount, path: Path, *, implicit: bool, trust: bool) -> None:
     """Refuse a type of file system, or log that it is used all the same."""
-    if _REMOTE.fullmatch(mount.type):
+    if mount.type in _REMOTE or mount.type.startswith(_REMOTE_KINDS):
         fault = "which another machine or kernel serves"
         hint = "move the database to a local disk of this machine"
     elif implicit and mount.type in _PASSING:
@@ -128,7 +132,7 @@ def parse_mounts(text: str) -> list[Mount]:
 
 def _unescape(field: str) -> str:
     """Return a field of mountinfo without its octal escapes."""
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), field)
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
