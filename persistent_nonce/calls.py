@@ -25,6 +25,7 @@ from persistent_nonce.errors import (
     InvalidNonceError,
     NestedCallError,
     StoreError,
+    StoreTimeoutError,
 )
 from persistent_nonce.passage import Entrance, Passage, check_turn
 from persistent_nonce.room import meet, tell
@@ -226,8 +227,9 @@ class Call:
             )
             self._running = await entrance.wait()
             check_turn(self._running, self._store.now(), self._name)
-        except GeneratorExit:
-            self._drop("not_sent")  # in the middle: nothing can be awaited any more
+        except (GeneratorExit, StoreTimeoutError):
+            # Nothing can be awaited any more; or it would be waited for as long again (I8).
+            self._drop("not_sent")
             raise
         except BaseException:
             if self._pid == os.getpid():  # in a forked child it is the parent's call

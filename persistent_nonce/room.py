@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from persistent_nonce import rules
 from persistent_nonce.candidate import Candidate, attempt_together
+from persistent_nonce.errors import StoreTimeoutError
 from persistent_nonce.state import KeyState
 from persistent_nonce.steps import Bell, do, until
 from persistent_nonce.stores.base import Session, Store
@@ -86,12 +87,19 @@ class Room:
                         break
                 if batch:
                     attempt_together(batch)
+                    self._share(batch[0].answer)
                 elif guest.answer is None:
                     raise LookupError(guest.id)  # dropped: nobody waits for this
         # Read once: an error after the commit is told to those who have an answer too.
         if isinstance(answer, BaseException):
             raise _own(answer) from answer.__cause__
         return answer
+
+    def _share(self, answer: KeyState | BaseException | None) -> None:
+        """Tell those who ask by now too that the store is locked: they would wait as long again (I8)."""
+        while isinstance(answer, StoreTimeoutError) and self._asking:
+            with suppress(IndexError):  # the last one has left meanwhile
+                self._asking.pop(0).answer = answer
 
     def settle(self) -> None:
         """Wait for the end of the transaction that is being made."""

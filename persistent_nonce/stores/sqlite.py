@@ -184,9 +184,8 @@ class SQLiteStore:
         Raises:
             StoreError: the state could not be locked, read, trusted or written.
         """
-        return self._change(
-            lambda writer: writer.transact(key, change, self._time, durable=durable)
-        )
+        make = partial(Writer.transact, durable=durable)
+        return self._change(lambda writer: make(writer, key, change, self._time))
 
     def lease(self, key: str, change: Renewal) -> Leased:
         """Do as `update`, and return the epoch of `key`, if `change` took a block."""
@@ -194,21 +193,22 @@ class SQLiteStore:
 
     def _change(self, work: Callable[[Writer], T]) -> T:
         self._ready()
+        return self._hold(partial(self._work, work, self._writer))
+
+    def _work(self, work: Callable[[Writer], T], writer: Writer) -> T:
         try:
-            return self._hold(partial(work, self._writer))
+            return work(writer)
         finally:
-            if self._pending:
-                self._try_drain()
+            self._drain()  # here: it would wait for the lock once more (I8)
 
     def later(self, key: str, change: Change) -> None:
         """Apply `change` soon, for who may not wait: with the next update, of which a thread of its own makes sure."""
         self._pending.append((key, change))
         # At the interpreter's end no thread begins, and starting one would wait for it for ever: `close` did what was
         # pending before, and whose session has ended needs no more.
-        if self._state == "closed" or sys.is_finalizing():
-            return
-        with suppress(RuntimeError):
-            threading.Thread(target=self._try_drain, daemon=True).start()
+        if self._state != "closed" and not sys.is_finalizing():
+            with suppress(RuntimeError):
+                threading.Thread(target=self._try_drain, daemon=True).start()
 
     def _try_drain(self) -> None:
         try:
