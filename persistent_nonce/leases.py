@@ -27,7 +27,7 @@ from typing import Final
 
 from persistent_nonce import nonces, settings
 from persistent_nonce.clock import SECOND, SYSTEM_CLOCK, Clock, Now
-from persistent_nonce.state import Changed, KeyState, Wanted
+from persistent_nonce.state import Change, Changed, KeyState, Wanted
 from persistent_nonce.stores.base import LEASE, Epoch, Leasing, Store
 
 __all__ = ["Drawer"]
@@ -205,6 +205,14 @@ class Drawer:
         except (ValueError, IndexError):  # closed, or inherited; or cut short
             pass
         return self._renew(block)
+
+    def _reserve(self, change: Change, count: int) -> range:
+        """Make a change that takes `count` nonces, and return them."""
+        process = _process()
+        last = self._store.update(self.key, change).nonce
+        taken = range(last - count + 1, last + 1)
+        # Nothing is called here: a signal handler that forks has its place before.
+        return taken if process == _here[0] else self._reserve(change, count)
 
     @property
     def last(self) -> int:

@@ -69,8 +69,7 @@ class NonceProvider(Drawer):
             followed = settings.configure(state, self._wanted)
             return Changed(nonces.issue(followed, now, count))
 
-        last = self._store.update(self.key, change).nonce
-        return range(last - count + 1, last + 1)
+        return self._reserve(change, count)
 
     def raise_floor(self, at_least: int) -> int:
         """Let every nonce to come be greater than `at_least`; return the mark, which never goes down (I10).
