@@ -59,6 +59,17 @@ def locked(path: Path, children: Children) -> Iterator[SQLiteStore]:
             holder.end()
 
 
+async def _all_refused(gate: CallGate) -> None:
+    """Have tasks call at once, each of which is told that the store is locked."""
+
+    async def call() -> None:
+        with pytest.raises(StoreTimeoutError):
+            async with gate.call("Balance"):
+                raise AssertionError
+
+    await asyncio.gather(*(call() for _ in range(TASKS)))
+
+
 def test_a_call_waits_for_the_lock_once(locked: SQLiteStore) -> None:
     """A call that finds the store locked is refused after one wait, also with others left to be ended (I8)."""
     gate = CallGate(locked, KEY)
@@ -91,15 +102,7 @@ def test_many_tasks_wait_for_the_lock_once(locked: SQLiteStore) -> None:
 
     locked.update = counted  # type: ignore[method-assign]  # a count beside it
 
-    async def call() -> None:
-        with pytest.raises(StoreTimeoutError):
-            async with gate.call("Balance"):
-                raise AssertionError
-
-    async def main() -> None:
-        await asyncio.gather(*(call() for _ in range(TASKS)))
-
-    asyncio.run(main())
+    asyncio.run(_all_refused(gate))
     # One for all that had asked before it ended; on a slow machine a few more.
     assert len(updates) < TASKS // 4
     assert not locked.session().live
@@ -119,3 +122,15 @@ def test_what_was_left_is_ended_with_the_next_change(
         holder.end()
         NonceProvider(store, "another key").next()
         assert not store.read(gate.key).running
+
+
+def test_many_tasks_ask_for_a_session_once(path: Path, children: Children) -> None:
+    """Tasks whose process has no session yet, and cannot begin one, are refused together (I8)."""
+    with SQLiteStore(path, timeout=PATIENCE) as store:
+        gate, asked = CallGate(store, KEY), Waits(store)
+        holder = children.call(hold_lock, path)
+        holder.wait_for("ready")
+        asyncio.run(_all_refused(gate))
+        assert len(asked.threads) < TASKS // 4
+        holder.tell()
+        holder.end()
