@@ -33,7 +33,6 @@ __all__ = ["Room", "meet", "tell"]
 #: Calls that are put into the queue in one transaction, at most: it keeps other processes waiting.
 _AT_ONCE: Final = 50
 
-
 #: By loop, session and key. Only those in it keep a room: a loop that is thrown away takes its tasks with it.
 _rooms: Final[WeakValueDictionary[tuple[int, str, str], Room]] = WeakValueDictionary()
 
@@ -158,45 +157,58 @@ async def meet(store: Store, bell: Bell | None) -> Session:
     if bell is None:
         return await do(store.session)
     asked = _asked.setdefault(bell.loop, {})
-    asking, first = asked.get(id(store)), False
+    asking = asked.get(id(store))
     # While others are on their way, what is known by now waits behind them.
     known = store.known_session() if asking is None else None
     if known is not None:
         return known
+    find = _be_told
     if asking is None or asking.told.done():
-        asking = asked[id(store)] = _Asking(bell.loop.create_future())
-        first = True
+        asking, find = _Asking(bell.loop), _ask_for_all
+        asked[id(store)] = asking
     asking.tasks += 1
     try:
-        if first:
-            try:
-                known = await do(store.session)
-            finally:
-                with suppress(RuntimeError):  # the loop was closed: nobody waits
-                    asking.told.set_result(known)
-        else:
-            # Shielded: who is cancelled takes it from nobody else.
-            from asyncio import shield  # noqa: PLC0415 - who has no event loop need not load it
-
-            known = await until(shield(asking.told))
+        return await find(asking, store)
     finally:
         asking.tasks -= 1
         if not asking.tasks and asked.get(id(store)) is asking:
             del asked[id(store)]
-    return await do(store.session) if known is None else known
 
 
 class _Asking:
-    """Tasks of which the first asks for a session in a thread.
+    """Tasks of one loop of which the first asks for a session.
 
     Attributes:
-        told: what came of it; None is nothing.
-        tasks: how many have not gone on.
+        told: what came of it; None if it was cancelled.
+        tasks: how many of them have not gone on.
     """
 
-    def __init__(self, told: Future[Session | None]) -> None:
-        self.told = told
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.told: Future[Session | BaseException | None] = loop.create_future()
         self.tasks = 0
+
+
+async def _ask_for_all(asking: _Asking, store: Store) -> Session:
+    found: Session | BaseException | None = None
+    try:
+        found = session = await do(store.session)
+        return session
+    except StoreTimeoutError as error:
+        found = _own(error)
+        raise
+    finally:
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            asking.told.set_result(found)
+
+
+async def _be_told(asking: _Asking, store: Store) -> Session:
+    from asyncio import shield  # noqa: PLC0415 - who has no event loop need not load it
+
+    # Shielded: who is cancelled takes it from nobody else.
+    found = await until(shield(asking.told))
+    if isinstance(found, BaseException):
+        raise _own(found)  # asked once more, it would be waited for as long again (I8)
+    return await do(store.session) if found is None else found
 
 
 def tell(state: KeyState | None, bell: Bell, session: Session, key: str) -> None:
