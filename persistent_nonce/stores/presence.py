@@ -9,7 +9,8 @@ from typing import Final, TypeAlias
 
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import StoreUnavailableError
-from persistent_nonce.state import CallRecord, KeyState, Running
+from persistent_nonce.rules import wake
+from persistent_nonce.state import CallRecord, Changed, KeyState, Running
 from persistent_nonce.stores.place import make_directory
 from persistent_nonce.stores.sessions import Fate, FileSession, fate, pid_of, sweep
 
@@ -91,6 +92,25 @@ class Presence:
             if flies and found[call.session] == "unknown":
                 raise _doubt(call, now)
         return False
+
+    def wake(self, state: KeyState, now: Now) -> Changed:
+        """Return `state` as it enters another boot, in which nobody lives whom it names.
+
+        Raises:
+            StoreUnavailableError: somebody does: not all processes of the store are told the same boot (I5).
+        """
+        names = {call.session for call in state.queue}
+        if state.running is not None:
+            names.add(state.running.session)
+        own = {session.name for session in self._sessions}
+        for name in names - own:
+            if self._fate(name) == "lives":
+                raise StoreUnavailableError(
+                    f"process {pid_of(name)} waits for a call of key {state.key} or is in one, "
+                    "and takes this for another boot; no nonce was issued",
+                    "let all programs of this store read the kernel's own /proc/sys/kernel/random/boot_id, or none",
+                )
+        return wake(state, now)
 
     def _fate(self, name: str) -> Fate:
         try:

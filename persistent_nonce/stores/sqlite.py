@@ -117,6 +117,7 @@ class SQLiteStore:
             refuse_loss(self.path)
         place.create_database(self.path, shared=self._shared)
         self._writer = self._connections.open(self._files, shared=self._shared)
+        self._writer.wake = self._presence.wake
         try:
             boot = self.clock.boot()
             self._told = boot is not None

@@ -28,7 +28,7 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.nonces import ceiling
 from persistent_nonce.rules import wake
-from persistent_nonce.state import CallRecord, Change, KeyState
+from persistent_nonce.state import CallRecord, Change, Changed, KeyState
 from persistent_nonce.stores import rows, schema
 from persistent_nonce.stores.base import LEASE, Leased, Renewal
 from persistent_nonce.stores.failures import RECOVER, primary
@@ -71,6 +71,7 @@ class Writer:
         self._row: tuple[Any, ...] = ()  # the row last read or written, and its state
         self._state = KeyState("")
         self._new_marks = ""  # which they are, until that was stored
+        self.wake: Callable[[KeyState, Now], Changed] = wake
         self._undisturbed = False  # nobody else wrote between our last two
         try:
             self._set_up(path)
@@ -122,9 +123,8 @@ class Writer:
                 # What was on its way to the disk may be lost: ask it again before trusting `synced`.
                 self._distrust = True
             if primary(error) == sqlite3.SQLITE_ERROR:
-                schema.check_version(
-                    self.connection
-                )  # another schema may have other columns
+                # Another schema may have other columns.
+                schema.check_version(self.connection)
             raise
         finally:
             if not self._forked and self.connection.in_transaction:
@@ -146,8 +146,9 @@ class Writer:
             )
             time = now()
             old = self._state if kept else self._load(key, time.boot)
-            woken, records = (old, ()) if old.boot == time.boot else wake(old, time)
             try:
+                same = old.boot == time.boot
+                woken, records = (old, ()) if same else self.wake(old, time)
                 changed = change(woken, time)
             except Exception:
                 if self._is_newest(old):
@@ -265,9 +266,8 @@ class Writer:
         try:
             return found[0], rows.decode(found[0])
         except StoreCorruptError:
-            schema.check_version(
-                self.connection
-            )  # the check of another schema's row differs too
+            # The check of another schema's row differs too.
+            schema.check_version(self.connection)
             raise
 
     def _is_newest(self, state: KeyState) -> bool:
