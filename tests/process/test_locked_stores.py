@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from persistent_nonce import CallGate, NonceProvider, SQLiteStore
+from persistent_nonce import CallGate, NonceProvider, SQLiteStore, room
 from persistent_nonce.errors import StoreTimeoutError
 from persistent_nonce.state import Changed
 from tests.support import databases
-from tests.support.processes import Children
+from tests.support.processes import GUARD, Children
 from tests.support.workers import KEY, hold_lock
 
 path, children = databases.path, databases.children
@@ -90,8 +90,11 @@ def test_a_nonce_waits_for_the_lock_once(locked: SQLiteStore) -> None:
     assert waits.mine == 1
 
 
-def test_many_tasks_wait_for_the_lock_once(locked: SQLiteStore) -> None:
+def test_many_tasks_wait_for_the_lock_once(
+    locked: SQLiteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tasks that find the store locked are refused together: no one waits for those before it (I8)."""
+    monkeypatch.setattr(room, "_AT_ONCE", 2)  # as if they were thousands
     gate = CallGate(locked, KEY)
     updates: list[str] = []
     update = locked.update
@@ -117,6 +120,9 @@ def test_what_was_left_is_ended_with_the_next_change(
         holder = children.call(hold_lock, path)
         with gate.call("Balance"):
             holder.wait_for("ready")
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread():
+                thread.join(GUARD)  # it gives up
         assert store.read(gate.key).running
         holder.tell()
         holder.end()
