@@ -200,7 +200,8 @@ class SQLiteStore:
         try:
             return work(writer)
         finally:
-            self._drain()  # here: it would wait for the lock once more (I8)
+            if self._pending:  # here: it would wait for the lock once more (I8)
+                self._drain()
 
     def later(self, key: str, change: Change) -> None:
         """Apply `change` soon, for who may not wait: with the next update, of which a thread of its own makes sure."""
