@@ -103,8 +103,10 @@ def raise_floor(state: KeyState, now: Now, at_least: int) -> KeyState:
             f"a floor of {at_least} leaves no nonce above it",
             f"a floor lies between 0 and {state.greatest_nonce - 1}",
         )
-    if max(0, state.nonce - LARGEST_BLOCK) < at_least <= state.nonce < state.bound:
-        # It may lie within a block of nonces that somebody draws from, which is void once the mark moves.
+    lowest = max(0, state.nonce - LARGEST_BLOCK)
+    if lowest < at_least <= state.nonce < state.bound - 1:
+        # It may lie within a block of nonces that somebody draws from, which is void once the mark moves. No block
+        # ends so near to the bound that only one is left.
         return state if state.closed else state._replace(nonce=state.nonce + 1)
     return _raised(state, now, at_least)
 

@@ -21,13 +21,13 @@ A store that can also lease says of each key whether anybody has changed its mar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from persistent_nonce.clock import SECOND, Clock, Now
 from persistent_nonce.state import CallRecord, Change, Changed, KeyState
 
-__all__ = ["LEASE", "Epoch", "Leased", "Leasing", "Renewal", "Session", "Store"]
+__all__ = ["LEASE", "Epoch", "Leased", "Leasing", "Renewal", "Session", "Store", "Wake"]
 
 #: Nanoseconds for which a block of nonces may be used: they stay near the clock.
 LEASE: Final = SECOND // 100
@@ -101,6 +101,9 @@ class Store(Protocol):
     def close(self) -> None:
         """Give back everything held; closing twice is fine."""
 
+
+#: How a state of another boot enters this one.
+Wake: TypeAlias = Callable[[KeyState, Now], Changed]
 
 #: A state, and its key's epoch if a block was taken.
 Leased: TypeAlias = "tuple[KeyState, Epoch | None]"

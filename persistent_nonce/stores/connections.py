@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Protocol
 
 from persistent_nonce.errors import NonceError
 from persistent_nonce.stores import forks
+from persistent_nonce.stores.base import Wake
 from persistent_nonce.stores.failures import inherited, split
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.reader import Reader
@@ -80,19 +81,21 @@ class Connections:
     Args:
         path: the database.
         reader: the reading one, which opens by itself.
+        shared: for the modes of what the writing one makes.
     """
 
-    def __init__(self, path: Path, reader: Reader) -> None:
+    def __init__(self, path: Path, reader: Reader, *, shared: bool) -> None:
         self._path = path
+        self._shared = shared
         self._reader = reader
         self._writer: Writer | None = None
         self._files = Files(path)
 
-    def open(self, files: Files, *, shared: bool) -> Writer:
+    def open(self, files: Files, *, wake: Wake) -> Writer:
         """Open the writing connection, under the lock."""
         pid = os.getpid()
         self._files = files
-        self._writer = Writer(self._path, files, shared=shared)
+        self._writer = Writer(self._path, files, wake=wake, shared=self._shared)
         if pid != os.getpid():  # a signal handler forked
             self.give_up(rested=False)
             raise inherited(self._path)

@@ -76,12 +76,11 @@ class SQLiteStore:
     ) -> None:
         self._state = "new"  # new, open, closing, forked, torn, closed
         self._timeout = seconds_argument("timeout", timeout, least=0.001)
-        self._shared = shared
-        self.clock = clock
+        self._shared, self.clock = shared, clock
         place.check_filesystem(Path(path), implicit=False, trust=trust_filesystem)
         self.path = place.prepare(Path(path), shared=shared, create=False)
         self._reader = Reader(self.path, clock=clock)
-        self._connections = Connections(self.path, self._reader)
+        self._connections = Connections(self.path, self._reader, shared=shared)
         self._birth = threading.RLock()
         self._begin()
         _LOG.info("opened %s, SQLite %s", self.path, sqlite3.sqlite_version)
@@ -116,11 +115,9 @@ class SQLiteStore:
         if not self.path.exists():
             refuse_loss(self.path)
         place.create_database(self.path, shared=self._shared)
-        self._writer = self._connections.open(self._files, shared=self._shared)
-        self._writer.wake = self._presence.wake
+        self._writer = self._connections.open(self._files, wake=self._presence.wake)
         try:
-            boot = self.clock.boot()
-            self._told = boot is not None
+            self._told = (boot := self.clock.boot()) is not None
             if boot is None:
                 boot = adopt(self._writer, self._presence, self.clock)
                 self._begin_session()
@@ -185,20 +182,20 @@ class SQLiteStore:
         Raises:
             StoreError: the state could not be locked, read, trusted or written.
         """
-        make = partial(Writer.transact, durable=durable)
-        return self._change(lambda writer: make(writer, key, change, self._time))
+        return self._change(Writer.transact, key, change, durable=durable)
 
     def lease(self, key: str, change: Renewal) -> Leased:
         """Do as `update`, and return the epoch of `key`, if `change` took a block."""
-        return self._change(lambda writer: writer.lease(key, change, self._time))
+        return self._change(Writer.lease, key, change)
 
-    def _change(self, work: Callable[[Writer], T]) -> T:
+    def _change(self, do: Callable[..., T], key: str, change: Change, **how: bool) -> T:
         self._ready()
-        return self._hold(partial(self._work, work, self._writer))
+        work = partial(do, self._writer, key, change, self._time, **how)
+        return self._hold(partial(self._then_drain, work))
 
-    def _work(self, work: Callable[[Writer], T], writer: Writer) -> T:
+    def _then_drain(self, work: Callable[[], T]) -> T:
         try:
-            return work(writer)
+            return work()
         finally:
             if self._pending:  # here: it would wait for the lock once more (I8)
                 self._drain()

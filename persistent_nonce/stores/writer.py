@@ -27,10 +27,9 @@ from persistent_nonce.errors import (
     StoreUnsupportedError,
 )
 from persistent_nonce.nonces import ceiling
-from persistent_nonce.rules import wake
-from persistent_nonce.state import CallRecord, Change, Changed, KeyState
+from persistent_nonce.state import CallRecord, Change, KeyState
 from persistent_nonce.stores import rows, schema
-from persistent_nonce.stores.base import LEASE, Leased, Renewal
+from persistent_nonce.stores.base import LEASE, Leased, Renewal, Wake
 from persistent_nonce.stores.failures import RECOVER, primary
 from persistent_nonce.stores.identity import Files
 from persistent_nonce.stores.marks import Marks, refuse_loss
@@ -52,6 +51,7 @@ class Writer:
     Args:
         path: the database, which exists; an empty file gets its schema, unless there are marks.
         files: what is compared before each transaction.
+        wake: returns a state of another boot as it enters this one, or raises.
         shared: for the mode of the marks, if they are made.
 
     Raises:
@@ -59,7 +59,7 @@ class Writer:
         sqlite3.Error: it cannot be opened or written.
     """
 
-    def __init__(self, path: Path, files: Files, *, shared: bool) -> None:
+    def __init__(self, path: Path, files: Files, *, wake: Wake, shared: bool) -> None:
         self.connection = connect(path)
         self._cursor = self.connection.cursor()
         self._execute: Callable[..., sqlite3.Cursor] = self._cursor.execute
@@ -71,7 +71,7 @@ class Writer:
         self._row: tuple[Any, ...] = ()  # the row last read or written, and its state
         self._state = KeyState("")
         self._new_marks = ""  # which they are, until that was stored
-        self.wake: Callable[[KeyState, Now], Changed] = wake
+        self._wake = wake
         self._undisturbed = False  # nobody else wrote between our last two
         try:
             self._set_up(path)
@@ -148,7 +148,7 @@ class Writer:
             old = self._state if kept else self._load(key, time.boot)
             try:
                 same = old.boot == time.boot
-                woken, records = (old, ()) if same else self.wake(old, time)
+                woken, records = (old, ()) if same else self._wake(old, time)
                 changed = change(woken, time)
             except Exception:
                 if self._is_newest(old):
