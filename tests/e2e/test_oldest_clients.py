@@ -20,7 +20,16 @@ GUARD: Final = 600
 #: What of an extra is a client: its package, and the tests of its drop-in.
 TESTS: Final = {
     "ccxt": ["unit/test_ccxt_adapter.py", "e2e/test_ccxt.py"],
-    "krakenex": ["unit/test_krakenex_adapter.py", "e2e/test_krakenex_faults.py"],
+    "krakenex": [
+        "unit/test_krakenex_adapter_calls.py",
+        "unit/test_krakenex_adapter_keys.py",
+        "unit/test_krakenex_adapter_limits.py",
+        "unit/test_krakenex_adapter_not_sent.py",
+        "unit/test_krakenex_adapter_questions.py",
+        "unit/test_krakenex_adapter_refusals.py",
+        "unit/test_krakenex_adapter_replies.py",
+        "e2e/test_krakenex_faults.py",
+    ],
     "python-kraken-sdk": ["unit/test_kraken_sdk_adapter.py", "e2e/test_kraken_sdk.py"],
 }
 
