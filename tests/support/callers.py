@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +29,8 @@ __all__ = [
     "Refused",
     "Steady",
     "Visit",
+    "line_up",
+    "queued",
     "until",
     "work",
 ]
@@ -137,6 +140,19 @@ class Caller:
 
 
 # --- many calls, and a book of them
+
+
+def queued(store: SQLiteStore, gate: CallGate, pid: int) -> bool:
+    """Whether a call of that process waits."""
+    queue = store.read(gate.key).queue
+    return any(call.session.startswith(f"{pid}-") for call in queue)
+
+
+def line_up(store: SQLiteStore, gate: CallGate, *callers: Caller) -> None:
+    """Have each caller want a call, the next once the one before has its place in the queue."""
+    for caller in callers:
+        caller.ask("Balance")
+        until(partial(queued, store, gate, caller.pid), "a place in the queue")
 
 
 class Visit(NamedTuple):

@@ -1,4 +1,8 @@
-"""Commands of the command line, run in this process, and what a directory holds before and after."""
+"""Commands of the command line, run in this process, and what a directory holds before and after.
+
+A test module has the fixtures below by giving them its own names, as in
+`database, ran = commands.database, commands.ran`.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from persistent_nonce import SQLiteStore
+from persistent_nonce import CallGate, Rate, SQLiteStore
 from persistent_nonce.cli import main
 from persistent_nonce.state import Changed, KeyState, fingerprint
 from persistent_nonce.stores.reader import Reader
 
-__all__ = ["Ran", "Runner", "listing", "run"]
+__all__ = ["Ran", "Runner", "database", "fails", "listing", "ran", "run"]
 
 
 class Ran(NamedTuple):
@@ -38,6 +42,15 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Ran:
     return Ran(code, out, err)
 
 
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that fails as commands do, and return its error."""
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+ \([^\n]+\)\n", err)
+    assert err[:-1].isprintable()
+    return err
+
+
 class Runner:
     """Runs commands on a database."""
 
@@ -59,10 +72,7 @@ class Runner:
 
     def fails(self, *arguments: object) -> str:
         """Run a command that fails with one line, and return that."""
-        code, out, err = self(*arguments)
-        assert (code, out) == (2, "")
-        assert re.fullmatch(r"error: .* \(.+\)\n", err)
-        return err
+        return fails(self._capsys, *arguments, "--db", self.database)
 
     def close_key(self) -> None:
         """Have the key closed, as after refused nonces."""
@@ -80,3 +90,22 @@ def listing(directory: Path) -> list[tuple[str, int]]:
         (str(path.relative_to(directory)), path.lstat().st_ino)
         for path in directory.rglob("*")
     )
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Return a closed database with the key `main`, which made two calls, one of them in doubt."""
+    path = tmp_path / "nonces.db"
+    with SQLiteStore(path) as store:
+        gate = CallGate(store, "key", label="main", rate=Rate(3.0, 14), min_interval=0)
+        with gate.call("Balance"):
+            pass
+        with gate.call("AddOrder") as call:
+            call.settle("unknown")
+    return path
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str], database: Path) -> Runner:
+    """Run commands on that database."""
+    return Runner(capsys, database)

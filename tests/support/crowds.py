@@ -1,4 +1,7 @@
-"""Crowds of tasks at a gate: what is noted of them, and how long their loop stands still meanwhile."""
+"""Crowds of tasks at a gate: what is noted of them, and how long their loop stands still meanwhile.
+
+A test module has the fixtures below by giving them its own names, as in `store, gate = crowds.store, crowds.gate`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,40 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
+from pathlib import Path
 from types import coroutine
 from typing import Any, Final, TypeVar
+
+import pytest
+import uvloop
 
 from persistent_nonce import CallGate, SQLiteStore
 from persistent_nonce.clock import Now
 from persistent_nonce.state import Change, Changed, KeyState
-from tests.support.workers import say
+from tests.support.workers import KEY, say
 
-__all__ = ["Heart", "NotingStore", "cancelled_at", "idle", "nothing_left", "queued"]
+__all__ = [
+    "LOOPS",
+    "RUN",
+    "Heart",
+    "NotingStore",
+    "cancelled_at",
+    "gate",
+    "idle",
+    "nothing_left",
+    "passes",
+    "queued",
+    "store",
+]
+
+#: What runs a coroutine, by the name of its event loop.
+RUN: Final[dict[str, Callable[[Coroutine[Any, Any, Any]], Any]]] = {
+    "asyncio": asyncio.run,
+    "uvloop": uvloop.run,
+}
+LOOPS: Final = pytest.mark.parametrize("loop", RUN)
 
 T = TypeVar("T")
 
@@ -53,6 +79,19 @@ class NotingStore(SQLiteStore):
         return super().update(key, noting, durable=durable)
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[NotingStore]:
+    """Return a store."""
+    with NotingStore(tmp_path / "nonces.db", timeout=60) as opened:
+        yield opened
+
+
+@pytest.fixture
+def gate(store: NotingStore) -> CallGate:
+    """Return a gate without an interval."""
+    return CallGate(store, KEY, min_interval=0.0, timeout=600, unit="ns")
+
+
 class Heart:
     """A task that beats, and notes how late its loop lets it, and how many threads there are."""
 
@@ -81,6 +120,12 @@ def idle() -> float:
 
     asyncio.run(main())
     return heart.latest
+
+
+async def passes(gate: CallGate) -> None:
+    """Make a call."""
+    async with gate.call("Balance"):
+        pass
 
 
 def nothing_left(store: SQLiteStore, gate: CallGate) -> bool:

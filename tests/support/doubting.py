@@ -6,6 +6,8 @@ Key and secret come in by standard input, as the first line.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +18,20 @@ import requests
 from persistent_nonce import SQLiteStore
 from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.testing import Credentials, ScaledClock
-from tests.support.processes import Child, Children
+from tests.support.processes import GUARD, Child, Children
 from tests.support.simulated import LIMIT
 from tests.support.workers import say
 
-__all__ = ["Trader", "crowd", "hold", "look", "place", "reads", "stream"]
+__all__ = [
+    "Trader",
+    "command_line",
+    "crowd",
+    "hold",
+    "look",
+    "place",
+    "reads",
+    "stream",
+]
 
 #: Real seconds that a client waits for a reply; what hangs that long is killed, and no slow machine is taken for it.
 _TIMEOUT: Final = 3_000.0
@@ -30,6 +41,14 @@ _ENDLESS: Final = 400
 
 #: An order that is filled, and so closed, at once.
 MARKET: Final = {**LIMIT, "ordertype": "market"}
+
+
+def command_line(store: SQLiteStore, *arguments: str) -> str:
+    """Return what a command of another process prints, in lines of any length."""
+    command = [sys.executable, "-m", "persistent_nonce", *arguments]
+    command += ["--db", str(store.path)]
+    environment = {**os.environ, "COLUMNS": "250"}
+    return subprocess.check_output(command, text=True, env=environment, timeout=GUARD)
 
 
 def _client(path: str, url: str, scale: int) -> API:

@@ -10,10 +10,14 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Final
 
 from tests.support.processes import GUARD
 
-__all__ = ["Fork", "forks_in", "report"]
+__all__ = ["FORKS", "Fork", "forks_in", "report"]
+
+#: How many forks a test of them makes, one after the other.
+FORKS: Final = 60
 
 
 class Fork:

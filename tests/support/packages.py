@@ -7,14 +7,29 @@ A test module has the fixtures below by giving them its own names, as in
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import krakenex
 import pytest
 
 from persistent_nonce.testing import Credentials, KrakenSimulator
 
-__all__ = ["account", "ccxt_client", "check_calls", "exchange", "result", "sdk_client"]
+__all__ = [
+    "API",
+    "account",
+    "ccxt_client",
+    "check_calls",
+    "client",
+    "exchange",
+    "krakenex_client",
+    "result",
+    "sdk_client",
+]
+
+#: Plain krakenex, which has no annotations.
+API: Any = krakenex.API
 
 
 @pytest.fixture
@@ -45,6 +60,22 @@ def ccxt_client(kind: Any, exchange: KrakenSimulator, account: Credentials) -> A
 def sdk_client(kind: Any, exchange: KrakenSimulator, account: Credentials) -> Any:
     """Return a client of the SDK."""
     return kind(key=account.key, secret=account.secret, url=exchange.url)
+
+
+def krakenex_client(exchange: KrakenSimulator, account: Credentials) -> Any:
+    """Return a plain krakenex client that counts its nonces up from 1."""
+    made = API(account.key, account.secret)
+    made.uri = exchange.url
+    made._nonce = itertools.count(1).__next__
+    return made
+
+
+@pytest.fixture
+def client(exchange: KrakenSimulator, account: Credentials) -> Iterator[Any]:
+    """Return a plain krakenex client of the exchange."""
+    plain = krakenex_client(exchange, account)
+    yield plain
+    plain.close()
 
 
 async def result(returned: Any) -> Any:

@@ -1,12 +1,9 @@
-"""What `doctor` finds, and what it tells people to do."""
+"""What `doctor` finds in the place and the files of a database, and what it tells people to do."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,41 +11,15 @@ import pytest
 from persistent_nonce import NonceProvider, SQLiteStore
 from persistent_nonce.clock import SECOND
 from persistent_nonce.commands import doctor
-from persistent_nonce.commands.checks import check_key
 from persistent_nonce.errors import ConfigurationError, StoreUnsupportedError
-from persistent_nonce.state import KeyState, fingerprint
+from persistent_nonce.state import fingerprint
 from persistent_nonce.stores import place
+from tests.support import examined
 from tests.support.commands import listing
-from tests.support.states import HOLD, WALL, at, fresh, running, waiting
+from tests.support.examined import nowhere, wrong
+from tests.support.states import at
 
-TICKS = WALL // 1_000_000
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Path:
-    """Return a database with the keys `one` and `two`, each of which has issued a nonce."""
-    path = tmp_path / "nonces.db"
-    with SQLiteStore(path) as store:
-        for key in ("one", "two"):
-            NonceProvider(store, key, label=key).next()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_PATIENCE", 0.05)
-
-
-def nowhere() -> Iterable[Path]:
-    """Name no other store."""
-    return []
-
-
-def wrong(path: Path, others: Callable[[], Iterable[Path]] = nowhere) -> list[str]:
-    """Return what is wrong with a database, as `about: said -> do`; each says what to do."""
-    found = [f for f in doctor.examine(path, others=others) if f.wrong]
-    assert all(finding.do for finding in found)
-    return [f"{f.about}: {f.said} -> {f.do}" for f in found]
+database = examined.database
 
 
 def test_nothing_is_wrong_with_a_new_database(database: Path) -> None:
@@ -185,73 +156,6 @@ def test_the_version_of_sqlite_is_told(database: Path) -> None:
     assert not found.wrong
 
 
-# --- the lock
-
-
-@contextmanager
-def held(database: Path) -> Iterator[None]:
-    """Hold the store's lock, as another program would."""
-    descriptor = os.open(f"{database}.lock", os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def test_a_lock_that_is_not_given_back(database: Path) -> None:
-    """Who holds the lock for long is named, with the state of its process."""
-    with held(database):
-        (found,) = wrong(database)
-    assert found.startswith("lock: held for more than 0.05 s by process ")
-    assert f"by process {os.getpid()} (running)" in found
-    assert wrong(database) == []
-
-
-def test_a_stopped_holder_can_be_continued(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a stopped process it is said how to let it go on."""
-    monkeypatch.setattr(doctor, "process_state", lambda pid: "stopped")
-    with held(database):
-        (found,) = wrong(database)
-    assert f"(stopped) -> let it go on (kill -CONT {os.getpid()}), or end it" in found
-
-
-def test_a_holder_out_of_sight(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel shows no locks of other containers; then it is said to look there."""
-    monkeypatch.setattr(doctor, "_holder", lambda file: None)
-    with held(database):
-        (found,) = wrong(database)
-    assert "in the other containers" in found
-
-
-def test_a_lock_of_the_moment_is_waited_out(
-    database: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A lock that is given back within the patience is no finding."""
-    tries = []
-    flock = fcntl.flock
-
-    def busy(descriptor: int, operation: int) -> None:
-        tries.append(operation)
-        if len(tries) < 3:
-            raise BlockingIOError
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", busy)
-    monkeypatch.setattr(doctor, "_PATIENCE", 10.0)
-    assert wrong(database) == []
-    assert tries == [fcntl.LOCK_SH | fcntl.LOCK_NB] * 3
-
-
-def test_without_a_lock_file(database: Path) -> None:
-    """A missing lock file is made by the next program, not here."""
-    Path(f"{database}.lock").unlink()
-    assert wrong(database) == []
-    assert not Path(f"{database}.lock").exists()
-
-
 # --- the clock
 
 
@@ -265,114 +169,7 @@ def test_a_clock_that_was_never_set(
     assert not doctor._clock(at()).wrong
 
 
-# --- keys
-
-
-def sleeping(session: str) -> str:
-    """Stand in for a look at a session whose process lives."""
-    return "sleeping"
-
-
-def used(**changes: object) -> KeyState:
-    """Return the state of a key whose last nonce was taken just now."""
-    state = fresh("ms")._replace(nonce=TICKS, seen=TICKS)
-    return state._replace(**changes)  # type: ignore[arg-type]  # named by the test
-
-
-def ill(
-    state: KeyState, after: float = 0.0, standing: Callable[[str], str] = sleeping
-) -> list[str]:
-    """Return what is wrong with a key."""
-    found = check_key(state, at(after), standing)
-    assert all(finding.do for finding in found if finding.wrong)
-    return [f"{f.said} -> {f.do}" for f in found if f.wrong]
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        fresh(),
-        used(),
-        used(nonce=TICKS + 60_000, jumped_at=TICKS + 60_000),
-        used(nonce=TICKS + 3_600_000, offset=3_600_000),
-        used(running=running(session="5-1-1-a"), queue=(waiting(session="6-1-1-a"),)),
-        used(queue=(waiting(session="6-1-1-a"),), boot="boot-0"),
-        used(not_before=WALL + SECOND, set_at=WALL, reason="Throttled"),
-    ],
-)
-def test_a_key_in_use_is_well(state: KeyState) -> None:
-    """A new key, one that was jumped or raised on purpose, and one in use have no finding."""
-    assert ill(state) == []
-
-
-def test_a_closed_key() -> None:
-    """A closed key is a finding with its diagnosis and what opens it."""
-    (found,) = ill(used(closed=True, refusals=3, diagnosis="somebody else"))
-    assert found.startswith("closed: somebody else -> ")
-    assert "reopen" in found
-
-
-def test_refused_nonces() -> None:
-    """Refused nonces are a finding before they close the key."""
-    (found,) = ill(used(refusals=2))
-    assert found.startswith("2 of 3 nonces in a row were refused")
-
-
-def test_a_mark_in_another_unit() -> None:
-    """A floor given in microseconds to a key that counts in milliseconds is recognised."""
-    far = TICKS * 1000
-    (found,) = ill(used(nonce=far, offset=far - TICKS))
-    assert "looks like a time in us, but the key counts in ms" in found
-
-
-def test_a_long_lead() -> None:
-    """A mark that has used up more than half of what it may be ahead is a finding."""
-    assert ill(used(nonce=TICKS + 449_000)) == []
-    (found,) = ill(used(nonce=TICKS + 451_000))
-    assert found.startswith("451 s ahead of the clock, of 900 s that are allowed")
-    assert ill(used(nonce=TICKS + 451_000), after=10.0) == []
-
-
-def test_a_clock_set_back() -> None:
-    """A clock that stood later when a nonce was taken is a finding."""
-    state = used(seen=TICKS + 60_000)
-    (found,) = ill(state)
-    assert found.startswith("the clock stood 60 s later")
-    assert ill(state, after=56.0) == []
-
-
-def test_a_dead_process_in_mid_call() -> None:
-    """The call of a dead process may have been executed: that is to be looked up."""
-    state = used(running=running(session="5-1-1-a", nonce=9))
-    (found,) = ill(state, standing=lambda session: "gone")
-    assert found.startswith("Balance with nonce 9 of process 5 was in flight when its process ended")  # fmt: skip
-
-
-def test_a_reboot_in_mid_call() -> None:
-    """So is a call that a reboot cut off."""
-    (found,) = ill(used(running=running(session="5-1-1-a"), boot="boot-0"))
-    assert "was in flight when its process ended" in found
-
-
-def test_a_stopped_process_in_mid_call() -> None:
-    """A stopped process that has the call in flight is named, with how to let it go on."""
-    state = used(running=running(session="5-1-1-a"))
-    (found,) = ill(state, standing=lambda session: "stopped")
-    assert found.endswith("let it go on (kill -CONT 5), or end it")
-
-
-def test_a_call_without_end() -> None:
-    """A call that has lasted longer than it may is a finding."""
-    state = used(running=running(session="5-1-1-a"))
-    (found,) = ill(state, after=HOLD / SECOND + 1)
-    assert "in flight for longer than it may be" in found
-
-
-def test_a_stopped_process_in_the_queue() -> None:
-    """A stopped process that waits is named once, however many calls it has in the queue."""
-    queue = (waiting("a", session="6-1-1-a"), waiting("b", session="6-1-1-a"))
-    (found,) = ill(used(queue=queue), standing=lambda session: "stopped")
-    assert found.startswith("process 6 waits for its turn, and is stopped")
+# --- what is in the file
 
 
 def test_a_damaged_key_is_named_and_the_others_are_examined(database: Path) -> None:

@@ -54,6 +54,8 @@ def test_the_list_is_long_and_has_nothing_twice() -> None:
 @pytest.mark.parametrize("old", ["is not there", "a"])
 def test_a_fault_whose_text_is_gone_or_ambiguous_is_an_error(old: str) -> None:
     """A fault that cannot be applied is told, and not counted as caught."""
-    mutant = Mutant("id", "rules.py", old, "b", "I1: breaks", ("unit/test_rules.py",))
+    mutant = Mutant(
+        "id", "rules.py", old, "b", "I1: breaks", ("unit/test_rules_ends.py",)
+    )
     with pytest.raises(ValueError, match="times in"):
         mutant.applied("a text with a letter that stands in it often")
