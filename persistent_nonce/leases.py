@@ -21,7 +21,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from operator import length_hint
 from typing import Final
 
@@ -43,23 +42,30 @@ _WIPE_ON_FORK: Final = 18
 
 
 def _private() -> memoryview:
-    """Return a word of memory that is 0 in each forked child."""
+    """Return a word of memory that is 0 in a child of a fork of which Python knows nothing."""
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError, AttributeError):  # an older kernel, or another system
         page.madvise(_WIPE_ON_FORK)
-    word = memoryview(page).cast("Q")
-    os.register_at_fork(after_in_child=partial(word.__setitem__, 0, 0))
-    return word
+    return memoryview(page).cast("Q")
 
 
-#: A number that tells this process from those it was forked from, once one was needed.
+#: A number that tells this process from those it was forked from; 0 until it has one.
 _here: Final = _private()
+
+
+def _number() -> None:
+    _here[0] = int.from_bytes(os.urandom(7), "little") + 1
+
+
+# At once, while there is one thread: two that number their process at their first nonces would each lose one.
+_number()
+os.register_at_fork(after_in_child=_number)
 
 
 def _process() -> int:
     """Return the number of this process."""
     if not _here[0]:
-        _here[0] = int.from_bytes(os.urandom(7), "little") + 1
+        _number()
     return _here[0]
 
 
