@@ -85,7 +85,7 @@ def storm(path: str, log: str, times: int, contended: bool) -> list[object]:
     writer = Log(Path(log))
     with SQLiteStore(path, timeout=60) as store:
         provider = NonceProvider(store, KEY, unit="ns")
-        for _ in range(3):
+        while not store._writer._marks._words:  # a block opens the marks once more
             provider.next()
         # One that makes the block void, one by itself, one with a block, and one from that.
         ways = itertools.cycle([lambda: provider.reserve(1)[0], *3 * [provider.next]])
