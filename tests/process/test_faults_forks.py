@@ -32,6 +32,7 @@ path = databases.path
 children = databases.children
 
 
+@pytest.mark.storm  # coverage's own lock is copied while a thread has it
 def test_forks_in_a_call_beside_threads(path: Path, children: Children) -> None:
     """A child forked in a call cannot use or end it, waits for it, and draws what nobody has (I1, I5; A15)."""
     rounds = times(12, 200)
