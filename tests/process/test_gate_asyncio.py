@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,22 +19,12 @@ from persistent_nonce import (
     steps,
 )
 from persistent_nonce.errors import NestedCallError
+from tests.support import crowds
 from tests.support.callers import GUARD, Book, until
 from tests.support.crowds import nothing_left, queued
 from tests.support.workers import KEY
 
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SQLiteStore]:
-    """Return a store."""
-    with SQLiteStore(tmp_path / "nonces.db", timeout=60) as opened:
-        yield opened
-
-
-@pytest.fixture
-def gate(store: SQLiteStore) -> CallGate:
-    """Return a gate without an interval."""
-    return CallGate(store, KEY, min_interval=0.0, timeout=600, unit="ns")
+store, gate = crowds.store, crowds.gate
 
 
 def test_many_tasks_many_cancelled(

@@ -21,6 +21,7 @@ __all__ = [
     "WALL",
     "at",
     "fresh",
+    "marked",
     "recorded",
     "running",
     "waiting",
@@ -59,6 +60,13 @@ def fresh(
         every=None if rate is None else nanoseconds(rate.every),
         burst=0 if rate is None else rate.burst,
     )
+
+
+def marked(
+    nonce: int, *, key: str = KEY, unit: str = "ns", ceiling: int = 0, boot: str = ""
+) -> KeyState:
+    """Return the state of a key that has a mark beside the database."""
+    return KeyState(key, unit=unit, nonce=nonce, ceiling=ceiling, boot=boot)
 
 
 def waiting(

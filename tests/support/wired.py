@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from persistent_nonce import passage, steps
+from persistent_nonce.adapters import base
 from persistent_nonce.adapters.krakenex import API
-from persistent_nonce.errors import NonceError
+from persistent_nonce.errors import NonceError, StorePermissionError
 from persistent_nonce.state import Change, Changed, KeyState, fingerprint
 from persistent_nonce.stores.memory import MemoryStore
 from tests.support.clocks import StillClock
@@ -26,6 +27,7 @@ __all__ = [
     "clock",
     "close_key",
     "connect",
+    "homeless",
     "outcomes",
     "store",
     "wire",
@@ -83,6 +85,18 @@ def wire() -> Wire:
 def client(store: Spied, wire: Wire) -> API:
     """Return a client of that store on that wire."""
     return connect(API(KEY, SECRET, store=store), wire)
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch, wire: Wire) -> API:
+    """Return a client whose default store cannot be opened."""
+
+    def broken() -> Any:
+        raise StorePermissionError("not yours", "chown it")
+
+    monkeypatch.setattr(base, "_shared", [])
+    monkeypatch.setattr(base, "open_store", broken)
+    return connect(API(KEY, SECRET), wire)
 
 
 def connect(client: API, wire: Wire) -> API:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import importlib
 import json
 import pickle
 import subprocess
@@ -166,21 +165,6 @@ def test_a_default_store_that_cannot_be_opened_is_a_call_not_sent(
             client.call(question)
         assert isinstance(caught.value, ccxt.DDoSProtection)
     assert client.arrivals == []
-
-
-def test_without_ccxt_the_import_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Importing the adapter without ccxt names the extra that brings it."""
-    for name in list(sys.modules):
-        if name == "ccxt" or name.startswith(
-            ("ccxt.", "persistent_nonce.adapters.ccxt")
-        ):
-            monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "ccxt", None)
-    for name in ("", ".async_support", ".pro"):
-        with pytest.raises(ImportError, match=r"persistent_nonce\[ccxt\]"):
-            importlib.import_module(f"persistent_nonce.adapters.ccxt{name}")
 
 
 def test_only_what_is_asked_for_is_imported() -> None:

@@ -1,6 +1,11 @@
-"""Importing the package brings in little."""
+"""Importing the package brings in little, and importing an adapter without its client says what to install."""
 
 from __future__ import annotations
+
+import importlib
+import sys
+
+import pytest
 
 from tests.support.processes import Children
 
@@ -17,3 +22,28 @@ def test_import_is_lean() -> None:
     with Children() as children:
         child = children.script(source)
         assert child.line() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("client", "adapter", "extra"),
+    [
+        ("krakenex", "krakenex", "krakenex"),
+        ("kraken", "kraken_sdk", "kraken-sdk"),
+        ("ccxt", "ccxt", "ccxt"),
+        ("ccxt", "ccxt.async_support", "ccxt"),
+        ("ccxt", "ccxt.pro", "ccxt"),
+    ],
+)
+def test_without_the_client_the_import_says_what_to_install(
+    client: str, adapter: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing an adapter without its client names the extra that brings it."""
+    ours = "persistent_nonce.adapters."
+    for name in list(sys.modules):
+        if f"{name}.".startswith(
+            (f"{client}.", f"{ours}{adapter.split('.', maxsplit=1)[0]}.")
+        ):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, client, None)
+    with pytest.raises(ImportError, match=rf"persistent_nonce\[{extra}\]"):
+        importlib.import_module(ours + adapter)

@@ -7,7 +7,6 @@ import inspect
 import math
 import pickle
 import pkgutil
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -69,16 +68,6 @@ def test_the_private_methods_that_are_overridden_exist(name: str, client: str) -
     mangled = f"_{client}__{name}"
     assert mangled in vars(getattr(base_api, client))
     assert mangled in vars(getattr(spot_clients, client))
-
-
-def test_without_the_package_the_import_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Importing the adapter without python-kraken-sdk names the extra that brings it."""
-    monkeypatch.setitem(sys.modules, "kraken", None)
-    monkeypatch.delitem(sys.modules, "persistent_nonce.adapters.kraken_sdk")
-    with pytest.raises(ImportError, match=r"persistent_nonce\[kraken-sdk\]"):
-        importlib.import_module("persistent_nonce.adapters.kraken_sdk")
 
 
 def test_the_constructor_does_no_io(

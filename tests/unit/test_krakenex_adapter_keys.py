@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import binascii
-import importlib
 import itertools
 import logging
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +24,7 @@ from tests.support.wired import Forbidden, Spied, connect, outcomes
 OTHER: Final = "the public part of another key"
 
 clock, store = wired.clock, wired.store
-wire, client = wired.wire, wired.client
+wire, client, homeless = wired.wire, wired.client, wired.homeless
 
 
 def forbidden(*_: object, **__: object) -> Any:
@@ -64,18 +62,11 @@ def test_the_default_store_is_opened_once_at_the_first_private_call(
 
 
 def test_a_default_store_that_cannot_be_opened_is_a_call_not_sent(
-    monkeypatch: pytest.MonkeyPatch, wire: Wire
+    homeless: API, wire: Wire
 ) -> None:
     """An error in opening the default store is ours and a ConnectTimeout, and nothing was sent (I9)."""
-
-    def broken() -> Any:
-        raise errors.StorePermissionError("not yours", "chown it")
-
-    monkeypatch.setattr(base, "_shared", [])
-    monkeypatch.setattr(base, "open_store", broken)
-    client = connect(API(KEY, SECRET), wire)
     with pytest.raises(errors.StorePermissionError, match="not yours") as caught:
-        client.query_private("Balance")
+        homeless.query_private("Balance")
     assert isinstance(caught.value, ConnectTimeout)
     assert not wire.posts
 
@@ -158,16 +149,6 @@ def test_a_secret_that_is_no_base64_is_recorded_as_not_sent(
     client.query_private("AddOrder")
     assert len(wire.posts) == 1
     assert outcomes(store) == ["not_sent", "ok"]
-
-
-def test_without_krakenex_the_import_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Importing the adapter without krakenex names the extra that brings it."""
-    monkeypatch.setitem(sys.modules, "krakenex", None)
-    monkeypatch.delitem(sys.modules, "persistent_nonce.adapters.krakenex")
-    with pytest.raises(ImportError, match=r"persistent_nonce\[krakenex\]"):
-        importlib.import_module("persistent_nonce.adapters.krakenex")
 
 
 # --- settings

@@ -9,7 +9,6 @@ import requests
 from requests.exceptions import ConnectTimeout
 
 from persistent_nonce import errors
-from persistent_nonce.adapters import base
 from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.errors import KeyClosedError
 from persistent_nonce.state import fingerprint
@@ -19,7 +18,7 @@ from tests.support.wire import KEY, REFUSED, SECRET, Wire, ok, reply
 from tests.support.wired import Spied, close_key, connect, outcomes
 
 clock, store = wired.clock, wired.store
-wire, client = wired.wire, wired.client
+wire, client, homeless = wired.wire, wired.client, wired.homeless
 
 
 # --- what is asked once a refusal is healed
@@ -181,17 +180,10 @@ def test_a_question_that_was_not_sent_is_ours_and_krakenex_s(
 
 @pytest.mark.parametrize("ask", ["verify", "in_doubt", "reconcile"])
 def test_a_question_without_a_store_is_ours_and_krakenex_s(
-    ask: str, monkeypatch: pytest.MonkeyPatch, wire: Wire
+    ask: str, homeless: API, wire: Wire
 ) -> None:
     """Where the default store cannot be opened, no question is sent, and the error is a ConnectTimeout too (I9)."""
-
-    def broken() -> Any:
-        raise errors.StorePermissionError("not yours", "chown it")
-
-    monkeypatch.setattr(base, "_shared", [])
-    monkeypatch.setattr(base, "open_store", broken)
-    client = connect(API(KEY, SECRET), wire)
     with pytest.raises(errors.StorePermissionError, match="not yours") as caught:
-        getattr(client, ask)()
+        getattr(homeless, ask)()
     assert isinstance(caught.value, ConnectTimeout)
     assert not wire.posts

@@ -15,8 +15,7 @@ from persistent_nonce.state import MAX_NONCE, UNITS, fingerprint
 from persistent_nonce.stores.marks import Marks, path_of, read_marks, refuse_loss
 from persistent_nonce.stores.slots import Mark
 from tests.support import databases
-from tests.support.marked import marked
-from tests.support.states import KEY
+from tests.support.states import KEY, marked
 
 database = databases.path
 

@@ -29,8 +29,7 @@ from persistent_nonce.stores.sqlite import SQLiteStore
 from tests.support import databases
 from tests.support.clocks import StillClock
 from tests.support.files import wait_for_tick
-from tests.support.marked import marked
-from tests.support.states import KEY
+from tests.support.states import KEY, marked
 
 database = databases.path
 
