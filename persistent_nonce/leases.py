@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from operator import length_hint
 from typing import Final
 
@@ -59,6 +60,9 @@ def _number() -> None:
 
 # At once, while there is one thread: two that number their process at their first nonces would each lose one.
 _number()
+# A C function first, in which no signal handler runs: an interrupt that ends the next one must not leave the parent's
+# number where the kernel does not wipe it.
+os.register_at_fork(after_in_child=partial(_here.__setitem__, 0, 0))
 os.register_at_fork(after_in_child=_number)
 
 
