@@ -179,7 +179,7 @@ class _Asking:
     """Tasks of one loop of which the first asks for a session.
 
     Attributes:
-        told: what came of it; None if it was cancelled.
+        told: what came of it; None if nothing did that holds for all.
         tasks: how many of them have not gone on.
     """
 
@@ -195,6 +195,10 @@ async def _ask_for_all(asking: _Asking, store: Store) -> Session:
         return session
     except StoreTimeoutError as error:
         found = _own(error)
+        raise
+    except BaseException:
+        # Cancelled, it has begun one all the same. Each for itself, the others would lose their order (I7).
+        found = store.known_session()
         raise
     finally:
         with suppress(RuntimeError):  # the loop was closed: nobody waits any more
