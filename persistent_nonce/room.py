@@ -201,8 +201,10 @@ async def _ask_for_all(asking: _Asking, store: Store) -> Session:
         found = store.known_session()
         raise
     finally:
-        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+        try:  # noqa: SIM105 - suppress() is a call, and a signal may follow one
             asking.told.set_result(found)
+        except RuntimeError:
+            pass  # the loop was closed: nobody waits any more
 
 
 async def _be_told(asking: _Asking, store: Store) -> Session:
