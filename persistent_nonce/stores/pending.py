@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from persistent_nonce.errors import NonceError
 from persistent_nonce.state import Change
+from persistent_nonce.stores.failures import FOREIGN
 
 __all__ = ["Pending"]
 
@@ -25,7 +25,7 @@ class Pending(deque[tuple[str, Change]]):
             key, change = self[0]
             try:
                 make(key, change)
-            except (NonceError, sqlite3.Error, OSError) as error:
+            except (NonceError, *FOREIGN) as error:
                 _LOG.warning("a call could not be ended yet: %s", error)
                 self.rotate(-1)
             else:
