@@ -16,7 +16,7 @@ from typing import Final
 from persistent_nonce import recovery, rules
 from persistent_nonce.candidate import Candidate, Passage, attempt
 from persistent_nonce.clock import SECOND, Now, nanoseconds
-from persistent_nonce.errors import GateTimeoutError
+from persistent_nonce.errors import GateTimeoutError, StoreTimeoutError
 from persistent_nonce.messages import COUNTER, locked_out, timed_out, waits_for
 from persistent_nonce.room import Room
 from persistent_nonce.state import KeyState, Running
@@ -63,8 +63,9 @@ class Entrance(Candidate):
             return await self._wait()
         try:
             return await self._wait()
-        except GeneratorExit:
-            raise  # nothing can be awaited any more
+        except (GeneratorExit, StoreTimeoutError):
+            # Nothing can be awaited any more; or its own transaction has ended, and the next one waits as long (I8).
+            raise
         except BaseException:
             room.leave(self)  # no transaction takes it up any more
             await do(room.settle)
