@@ -87,29 +87,31 @@ class Presence:
         if "lives" in found.values():
             return True
         for call in running:
-            # One that began later is another boot's after all, and one past its time may be overtaken.
-            flies = call.since <= now.mono <= call.until
-            if flies and found[call.session] == "unknown":
-                raise _doubt(call, now)
+            if found[call.session] == "unknown":
+                _check_over(call, now)
         return False
 
     def wake(self, state: KeyState, now: Now) -> Changed:
         """Return `state` as it enters another boot, in which nobody lives whom it names.
 
         Raises:
-            StoreUnavailableError: somebody does: not all processes of the store are told the same boot (I5).
+            StoreUnavailableError: somebody does, or nobody can tell and a call may be in flight: not all processes of
+                the store are told the same boot (I5).
         """
         names = {call.session for call in state.queue}
         if state.running is not None:
             names.add(state.running.session)
         own = {session.name for session in self._sessions}
-        for name in names - own:
-            if self._fate(name) == "lives":
+        found = {name: self._fate(name) for name in names - own}
+        for name, became in found.items():
+            if became == "lives":
                 raise StoreUnavailableError(
                     f"process {pid_of(name)} waits for a call of key {state.key} or is in one, "
                     "and takes this for another boot; no nonce was issued",
                     "let all programs of this store read the kernel's own /proc/sys/kernel/random/boot_id, or none",
                 )
+        if state.running is not None and found.get(state.running.session) == "unknown":
+            _check_over(state.running, now)
         return wake(state, now)
 
     def _fate(self, name: str) -> Fate:
@@ -138,9 +140,13 @@ class Presence:
             self._sessions.pop().abandon()
 
 
-def _doubt(call: Running, now: Now) -> StoreUnavailableError:
+def _check_over(call: Running, now: Now) -> None:
+    """Raise if a call may be in flight of which nobody can tell."""
+    # One that began later is another boot's after all, and one past its time may be overtaken.
+    if not call.since <= now.mono <= call.until:
+        return
     left = (call.until - now.mono) / SECOND
-    return StoreUnavailableError(
+    raise StoreUnavailableError(
         f"{call.method} of process {pid_of(call.session)} may be in flight: its session's file was removed or "
         "replaced, and nobody can tell here whether it lives; nothing was changed, no nonce was issued",
         f"end that process, or wait for {left:.0f} s: then its call counts as ended",
