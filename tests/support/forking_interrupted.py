@@ -47,6 +47,7 @@ os.register_at_fork = _interrupted
 mmap.mmap = _OldKernels  # type: ignore[misc] # on purpose
 from persistent_nonce import NonceProvider, SQLiteStore, leases  # noqa: E402 - as changed
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever has started this
 sys.unraisablehook = lambda _: None  # what CPython says of the hook that was ended
 output, write = os.pipe()
 children: list[int] = []
