@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import persistent_nonce
 from tests.support.processes import Children
 
 
@@ -22,6 +23,39 @@ def test_import_is_lean() -> None:
     with Children() as children:
         child = children.script(source)
         assert child.line() == "[]"
+
+
+def test_parts_are_loaded_when_they_are_asked_for() -> None:
+    """The package alone loads its errors, and each other part when it is first asked for."""
+    source = (
+        "import sys\n"
+        "import persistent_nonce\n"
+        "def loaded(): return sorted(n for n in sys.modules if n.startswith('persistent_nonce.'))\n"
+        "print(loaded())\n"
+        "persistent_nonce.SQLiteStore, persistent_nonce.NonceProvider\n"
+        "print('persistent_nonce.provider' in loaded(), 'persistent_nonce.gate' in loaded())\n"
+        "from persistent_nonce import *\n"
+        "print('persistent_nonce.gate' in loaded(), CallGate is persistent_nonce.gate.CallGate, flush=True)\n"
+    )
+    with Children() as children:
+        child = children.script(source)
+        assert child.line() == "['persistent_nonce.errors']"
+        assert child.line() == "True False"
+        assert child.line() == "True True"
+
+
+def test_each_name_is_there() -> None:
+    """Each public name is found where a type checker is told that it is, once and again, and is listed."""
+    for name in persistent_nonce.__all__:
+        assert getattr(persistent_nonce, name) is vars(persistent_nonce)[name]
+        assert getattr(persistent_nonce, name).__name__ == name
+    assert {*persistent_nonce.__all__} <= {*dir(persistent_nonce)}
+
+
+def test_a_name_that_is_not_there() -> None:
+    """A name that the package does not have is missing, as anywhere; a type checker says so too."""
+    with pytest.raises(AttributeError, match=r"'persistent_nonce' has no attribute"):
+        persistent_nonce.Manager  # type: ignore[attr-defined] # noqa: B018 - that it is not there is the point
 
 
 @pytest.mark.parametrize(
