@@ -237,9 +237,11 @@ def admit(
     ):
         return Changed(state)
     waits = oldest(state)
-    if waits and waits.id != id and ready_at(state, now, waits) <= now.mono:
-        # It could have started: only a higher priority kept it from that, not the pace.
-        state = overtake(state, waits.id)
+    if waits is not None and waits.id != id:
+        # A higher priority keeps it from its turn, not the pace; or that does, but what it waits for is spent here.
+        alike = waits._replace(cost=min(waits.cost, first.cost or waits.cost))
+        if ready_at(state, now, alike) <= now.mono:
+            state = overtake(state, waits.id)
     state = issue(state, now)
     running = Running(
         id=id,

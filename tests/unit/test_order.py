@@ -129,6 +129,27 @@ def test_a_call_that_the_counter_holds_back_does_not_age() -> None:
     assert old.overtaken == 0
 
 
+def test_a_call_for_which_too_little_is_left_ages() -> None:
+    """Who waits for more of the counter than an urgent call spends is passed by ten of these, not for ever (I7)."""
+    state = fresh("us", rate=Rate(1.0, 2), interval=0.0)
+    for number in range(2):  # and now it is full
+        state = overtake(state, number, cost=1)
+    state = rules.join(state, at(), waiting("old", cost=2))
+    second, admitted = 0, ""
+    while admitted != "old":
+        second += 1
+        assert second <= PATIENCE + 2
+        state = rules.join(state, at(second), waiting(f"{second}", priority=URGENT))
+        for call in state.queue:
+            state = rules.admit(state, at(second), call.id, hold=HOLD).state
+        if state.running is not None:
+            admitted = state.running.id
+            state = rules.finish(
+                state, at(second), state.running, "ok", Recovery()
+            ).state
+    assert second == PATIENCE + 2  # one more for what it costs more
+
+
 def test_a_first_refusal_forgives() -> None:
     """After a first refusal an urgent call need not wait for a call that was overtaken too often but must wait."""
     state = queue_of(waiting("old"))
