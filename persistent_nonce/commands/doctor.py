@@ -28,7 +28,7 @@ from persistent_nonce.findings import Finding
 from persistent_nonce.stores import place
 from persistent_nonce.stores.failures import RECOVER
 from persistent_nonce.stores.marks import path_of, read_marks
-from persistent_nonce.stores.permissions import explain, is_shared, shown
+from persistent_nonce.stores.permissions import BESIDE, explain, is_shared, shown
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.salvage import is_sound
 from persistent_nonce.stores.sessions import process_state, standing
@@ -121,22 +121,17 @@ def _check_room(directory: Path) -> None:
 def _permissions(path: Path) -> str:
     shared = is_shared(path)
     real = place.prepare(path, shared=shared, create=False)
-    for file in (real.parent, *_files(real)):
+    beside = [real.with_name(real.name + suffix) for suffix in BESIDE]
+    for file in (real.parent, real, *beside):
         try:
             if os.statvfs(file).f_flag & os.ST_RDONLY:
                 continue  # said with the file system; its modes may be right
         except FileNotFoundError:
             continue  # it comes and goes with the programs
-        if not os.access(file, os.R_OK | os.W_OK) and os.path.exists(file):
+        enter = os.X_OK if os.path.isdir(file) else 0
+        if not os.access(file, os.R_OK | os.W_OK | enter) and os.path.exists(file):
             raise explain(PermissionError(), file)
     return "shared with a group" if shared else "for one user"
-
-
-def _files(path: Path) -> list[Path]:
-    return [
-        path.with_name(path.name + suffix)
-        for suffix in ("", "-wal", "-shm", ".lock", ".marks")
-    ]
 
 
 def loses_commits(version: tuple[int, ...]) -> bool:

@@ -94,7 +94,10 @@ def primary(error: Exception) -> int:
 def explain(error: Exception, path: Path) -> StoreError:
     """Return the error of our tree for one of `FOREIGN`."""
     if isinstance(error, OSError):
-        return permissions.explain(error, path)
+        named = error.filename  # which may be another than the database
+        return permissions.explain(
+            error, Path(named) if isinstance(named, str) else path
+        )
     if isinstance(error, OverflowError):
         return StoreUnavailableError(
             f"a number does not fit into {path}; {_NONE}", "look at the system's clock"

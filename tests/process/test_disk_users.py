@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -116,6 +117,36 @@ def test_file_that_another_user_left(database: Path, suffix: str) -> None:
     os.chown(file, ANN, ANN)
     (second,) = become(ANN, 0o077, take)
     assert int(second) > int(first)
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o760])
+def test_sessions_of_the_time_before_a_group_shared(database: Path, mode: int) -> None:
+    """A directory of sessions that keeps the group out is refused by name, by doctor too; its owner opens it (I9)."""
+
+    def call(*, shared: bool) -> str:
+        store = SQLiteStore(database, shared=shared)
+        with store, CallGate(store, "key", min_interval=0.0).call("Balance"):
+            return "called"
+
+    def examined(tell: Callable[[str], None]) -> None:
+        os.setgroups([BOTS])
+        os.setuid(BEN)  # for good: access(2) asks who started the process
+        tell(str(findings(database)))
+
+    assert become(ANN, 0o077, partial(call, shared=False)) == ["called"]
+    for file in database.parent.iterdir():
+        os.chown(file, ANN, BOTS)
+        file.chmod(0o660)
+    os.chown(database.parent, ANN, BOTS)
+    database.parent.chmod(0o2770)
+    sessions = Path(f"{database}.sessions")
+    sessions.chmod(mode)
+    refused = become(BEN, 0o077, partial(call, shared=True))
+    for said in (*refused, forked(examined)[0][0]):
+        assert f"'{sessions}' has mode 0{mode:o} and belongs to user {ANN}" in said
+    for number in (ANN, BEN):
+        assert become(number, 0o077, partial(call, shared=True)) == ["called"]
+    assert forked(examined)[0][0] == "[]"
 
 
 def test_user_who_may_only_read(database: Path) -> None:
