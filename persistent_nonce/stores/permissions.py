@@ -80,7 +80,7 @@ def shown(path: Path) -> str:
 
 
 def check_name(path: Path) -> None:
-    """Refuse a path that cannot be written as one line of text, or that names no file.
+    """Refuse a path that cannot be written as one line of text, that leads nowhere, or that names no file.
 
     Raises:
         ConfigurationError: it is refused.
@@ -90,6 +90,13 @@ def check_name(path: Path) -> None:
         raise ConfigurationError(
             f"unusable path {shown(path)}", "it holds control signs, or is not text"
         )
+    try:
+        path.absolute()
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"unusable path {shown(path)}",
+            "the working directory was deleted: change to one that exists",
+        ) from error
     if path.name in {"", "..", ":memory:"}:
         raise ConfigurationError(
             f"unusable path {shown(path)}", "name a file, for instance nonces.db"

@@ -144,3 +144,19 @@ def test_a_relative_default(
     refused(ConfigurationError, open_store)
     for command in ("show", "doctor", "next a"):
         fails(capsys, *command.split())
+
+
+def test_a_deleted_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a redeploy took the directory away, a relative path is refused in words, an absolute one is used (I9)."""
+    away = tmp_path / "away"
+    away.mkdir()
+    monkeypatch.chdir(away)
+    away.rmdir()
+    said = refused(ConfigurationError, lambda: SQLiteStore("nonces.db"))
+    assert "working directory" in said
+    for command in ("show", "doctor", "recover", f"raise-floor {'0' * 16} 7"):
+        fails(capsys, *command.split(), "--db", "nonces.db")
+    with SQLiteStore(tmp_path / "nonces.db") as store:
+        NonceProvider(store, "k").next()
