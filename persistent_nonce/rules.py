@@ -236,8 +236,8 @@ def admit(
         or now.mono < ready_at(state, now, first)
     ):
         return Changed(state)
-    waits = oldest(state)
-    if waits is not None and waits.id != id:
+    waits = oldest(state) or first
+    if waits.id != id:
         # A higher priority keeps it from its turn, not the pace; or that does, but what it waits for is spent here.
         alike = waits._replace(cost=min(waits.cost, first.cost or waits.cost))
         if ready_at(state, now, alike) <= now.mono:
