@@ -155,8 +155,9 @@ def _sqlite(version: tuple[int, ...]) -> Finding:
 
 def _lock(path: Path) -> Finding:
     try:
-        # Read-only and without creating it: that is enough for flock(2).
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Read-only and without creating it: that is enough for flock(2). Nor is a pipe waited for.
+        how = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, how)
     except FileNotFoundError:
         return Finding("lock", wrong=False, said="no program has made it yet")
     except OSError as error:

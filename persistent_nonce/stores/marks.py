@@ -61,10 +61,10 @@ def read_marks(path: Path) -> tuple[dict[str, Mark], int]:
     Raises:
         OSError: the file cannot be read.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    # Not there, or a pipe, which would be waited for: who opens the store refuses that.
+    if not path.is_file():
         return {}, 0
+    content = path.read_bytes()
     places, damaged = survey(content)
     return {key: mark for key, (mark, _) in places.items()}, damaged
 

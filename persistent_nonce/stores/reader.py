@@ -130,7 +130,7 @@ class Reader:
         connection = self._connection  # a store that ends may take it away meanwhile
         if connection is not None:
             return connection.execute(sql, arguments).fetchall()
-        if not self.path.exists():
+        if not self.path.is_file():  # a pipe would be waited for
             refuse_loss(self.path)
             raise StoreUnavailableError(
                 f"there is no database {self.path}",

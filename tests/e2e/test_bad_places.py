@@ -35,6 +35,13 @@ def a_directory(place: Path) -> tuple[Path, type[NonceError]]:
     return place / "nonces.db", StorePermissionError
 
 
+def a_pipe(place: Path) -> tuple[Path, type[NonceError]]:
+    """Name a pipe, into which nobody writes."""
+    path = place / "nonces.db"
+    os.mkfifo(path, 0o600)
+    return path, StorePermissionError
+
+
 def text(place: Path) -> tuple[Path, type[NonceError]]:
     """Name a file of text."""
     path = place / "nonces.db"
@@ -68,7 +75,7 @@ def a_control_sign(place: Path) -> tuple[Path, type[NonceError]]:
     return place / "a\nb.db", ConfigurationError
 
 
-PLACES: Final = (no_directory, a_directory, text, somebody_else_s, newer, a_control_sign)  # fmt: skip
+PLACES: Final = (no_directory, a_directory, a_pipe, text, somebody_else_s, newer, a_control_sign)  # fmt: skip
 
 
 @pytest.mark.parametrize("make", PLACES)

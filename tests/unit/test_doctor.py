@@ -75,6 +75,16 @@ def test_a_file_that_everybody_may_write(database: Path) -> None:
     assert "everybody may write" in found
 
 
+@pytest.mark.timeout(30)  # a guard
+@pytest.mark.parametrize("suffix", ["", ".lock", ".marks"])
+def test_a_pipe(database: Path, suffix: str) -> None:
+    """A pipe in the place of a file is a finding, and nobody waits until something is written into it."""
+    file = database.with_name(database.name + suffix)
+    file.unlink()
+    os.mkfifo(file, 0o600)
+    assert f"permissions: '{file}' is not a regular file" in wrong(database)[0]
+
+
 def test_a_link_to_a_database(database: Path) -> None:
     """Programs refuse a link to a database, so doctor says so; it looks into what it leads to all the same."""
     link = database.with_name("link.db")
