@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -75,14 +76,28 @@ def test_a_file_that_everybody_may_write(database: Path) -> None:
     assert "everybody may write" in found
 
 
-@pytest.mark.timeout(30)  # a guard
 @pytest.mark.parametrize("suffix", ["", ".lock", ".marks"])
 def test_a_pipe(database: Path, suffix: str) -> None:
     """A pipe in the place of a file is a finding, and nobody waits until something is written into it."""
     file = database.with_name(database.name + suffix)
     file.unlink()
     os.mkfifo(file, 0o600)
-    assert f"permissions: '{file}' is not a regular file" in wrong(database)[0]
+    over, waited = Event(), Event()
+
+    def let_go() -> None:  # SQLite cannot be interrupted there
+        while not over.wait(0.1 if waited.is_set() else 20):  # a guard
+            waited.set()
+            os.close(os.open(file, os.O_RDWR | os.O_NONBLOCK))
+
+    thread = Thread(target=let_go)
+    thread.start()
+    try:
+        found = wrong(database)
+    finally:
+        over.set()
+        thread.join()
+    assert not waited.is_set()
+    assert f"permissions: '{file}' is not a regular file" in found[0]
 
 
 def test_a_link_to_a_database(database: Path) -> None:
