@@ -6,7 +6,6 @@ A test module has the fixtures below by giving them its own names, as in `store,
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -21,7 +20,8 @@ import uvloop
 from persistent_nonce import CallGate, SQLiteStore
 from persistent_nonce.clock import Now
 from persistent_nonce.state import Change, Changed, KeyState
-from tests.support.workers import KEY, say
+from persistent_nonce.stores.sessions import FileSession
+from tests.support.workers import KEY
 
 __all__ = [
     "LOOPS",
@@ -30,7 +30,6 @@ __all__ = [
     "NotingStore",
     "cancelled_at",
     "gate",
-    "idle",
     "nothing_left",
     "passes",
     "queued",
@@ -51,16 +50,22 @@ _BEAT: Final = 0.005
 
 
 class NotingStore(SQLiteStore):
-    """A store that notes each call's ticket, its nonce once it has begun, and whether it was ever passed over."""
+    """A store that notes each call's ticket, its nonce once it has begun, and whether it was ever passed over.
+
+    Attributes:
+        on_loop: how often the store was asked on the thread of a running event loop, which then stands still.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self.tickets: dict[str, int] = {}
         self.begun: dict[str, int] = {}
         self.late: set[str] = set()
+        self.on_loop = 0
         super().__init__(*arguments, **options)
 
     def update(self, key: str, change: Change, *, durable: bool = False) -> KeyState:
         """Note what is new in the state."""
+        self._note_thread()
 
         def noting(before: KeyState, now: Now) -> Changed:
             changed = change(
@@ -77,6 +82,21 @@ class NotingStore(SQLiteStore):
             return changed
 
         return super().update(key, noting, durable=durable)
+
+    def read(self, key: str) -> KeyState:
+        """Note where."""
+        self._note_thread()
+        return super().read(key)
+
+    def session(self) -> FileSession:
+        """Note where."""
+        self._note_thread()
+        return super().session()
+
+    def _note_thread(self) -> None:
+        with suppress(RuntimeError):  # no loop runs here
+            asyncio.get_running_loop()
+            self.on_loop += 1
 
 
 @pytest.fixture
@@ -106,20 +126,6 @@ class Heart:
             await asyncio.sleep(_BEAT)
             self.latest = max(self.latest, time.perf_counter() - due)
             self.threads = max(self.threads, threading.active_count())
-
-
-def idle() -> float:
-    """Beat in a process that does nothing else until there is a line to read; return the greatest delay."""
-    heart = Heart()
-
-    async def main() -> None:
-        beating = asyncio.create_task(heart.beat())
-        say("ready")
-        await asyncio.to_thread(sys.stdin.readline)
-        beating.cancel()
-
-    asyncio.run(main())
-    return heart.latest
 
 
 async def passes(gate: CallGate) -> None:
