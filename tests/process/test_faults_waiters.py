@@ -15,7 +15,7 @@ import pytest
 from persistent_nonce import CallGate, GateTimeoutError, SQLiteStore
 from persistent_nonce.clock import SECOND
 from tests.support import databases
-from tests.support.callers import GUARD, Caller, until
+from tests.support.callers import GUARD, Caller, pass_through, until
 from tests.support.faulting_callers import (
     ENDINGS,
     block_a_loop,
@@ -33,8 +33,9 @@ gate, children = databases.gate, databases.children
 
 
 def queue_is(store: SQLiteStore, gate: CallGate, length: int) -> None:
-    """Wait until so many calls wait."""
+    """Wait until so many calls wait, and nobody is in the store any more."""
     until(lambda: len(store.read(gate.key).queue) == length, f"{length} in the queue")
+    pass_through(store, gate)
 
 
 def entered_after(gate: CallGate) -> float:

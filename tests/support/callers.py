@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from persistent_nonce import CallGate, NonceError, SQLiteStore
 from persistent_nonce.clock import SystemClock
+from persistent_nonce.state import Changed
 from persistent_nonce.stores.sessions import process_state
 from tests.support.processes import Children
 from tests.support.workers import KEY, say
@@ -30,6 +31,7 @@ __all__ = [
     "Steady",
     "Visit",
     "line_up",
+    "pass_through",
     "queued",
     "until",
     "work",
@@ -153,6 +155,12 @@ def line_up(store: SQLiteStore, gate: CallGate, *callers: Caller) -> None:
     for caller in callers:
         caller.ask("Balance")
         until(partial(queued, store, gate, caller.pid), "a place in the queue")
+    pass_through(store, gate)
+
+
+def pass_through(store: SQLiteStore, gate: CallGate) -> None:
+    """Wait until whoever has just changed the state has left the store: stopped in it, it would hold up all."""
+    store.update(gate.key, lambda state, _: Changed(state))
 
 
 class Visit(NamedTuple):
