@@ -9,12 +9,10 @@ from typing import Final
 
 import pytest
 
-from persistent_nonce import CallGate, NonceProvider, SQLiteStore
-from persistent_nonce.errors import StoreUnavailableError
+from persistent_nonce import SQLiteStore
 from tests.support import databases
-from tests.support.callers import GUARD, Caller
+from tests.support.callers import Caller, nothing_begins_beside
 from tests.support.processes import Children
-from tests.support.workers import KEY
 
 path = databases.path
 
@@ -41,14 +39,4 @@ def test_a_call_of_another_boot_that_nobody_can_judge(path: Path) -> None:
         for file in path.with_name(path.name + ".sessions").iterdir():
             file.unlink()
         with SQLiteStore(path) as store:
-            gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
-            for use in (gate.call("Balance").__enter__, NonceProvider(store, KEY).next):
-                with pytest.raises(StoreUnavailableError, match="may be in flight"):
-                    use()
-            running = store.read(gate.key).running
-            assert running is not None
-            assert running.nonce == nonce
-            holder.leave()
-            with gate.call("Balance") as call:
-                assert call.nonce > nonce
-            assert {record.outcome for record in store.calls()} == {"ok"}
+            nothing_begins_beside(holder, nonce, store, saying="may be in flight")

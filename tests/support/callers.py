@@ -15,8 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from persistent_nonce import CallGate, NonceError, SQLiteStore
+import pytest
+
+from persistent_nonce import CallGate, NonceError, NonceProvider, SQLiteStore
 from persistent_nonce.clock import SystemClock
+from persistent_nonce.errors import StoreUnavailableError
 from persistent_nonce.state import Changed
 from persistent_nonce.stores.sessions import process_state
 from tests.support.processes import Children
@@ -31,6 +34,7 @@ __all__ = [
     "Steady",
     "Visit",
     "line_up",
+    "nothing_begins_beside",
     "pass_through",
     "queued",
     "until",
@@ -139,6 +143,23 @@ class Caller:
         self._child.kill(number)
         if number == signal.SIGSTOP:
             until(lambda: process_state(self.pid) == "stopped", "the process to stop")
+
+
+def nothing_begins_beside(
+    holder: Caller, nonce: int, store: SQLiteStore, *, saying: str
+) -> None:
+    """Check that `store` refuses calls and nonces until the holder's call, of that nonce, has ended well."""
+    gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
+    for use in (gate.call("Balance").__enter__, NonceProvider(store, KEY).next):
+        with pytest.raises(StoreUnavailableError, match=saying):
+            use()
+    running = store.read(gate.key).running
+    assert running is not None
+    assert running.nonce == nonce
+    holder.leave()
+    with gate.call("Balance") as call:
+        assert call.nonce > nonce
+    assert {record.outcome for record in store.calls()} == {"ok"}
 
 
 # --- many calls, and a book of them

@@ -11,6 +11,13 @@ import persistent_nonce
 from tests.support.processes import Children
 
 
+def told(source: str, lines: int) -> list[str]:
+    """Run a script in a process of its own and return so many lines of what it says."""
+    with Children() as children:
+        child = children.script(source)
+        return [child.line() for _ in range(lines)]
+
+
 def test_import_is_lean() -> None:
     """Importing the package brings in none of the heavy modules that only some of its users need."""
     source = (
@@ -20,9 +27,7 @@ def test_import_is_lean() -> None:
         "heavy = {'click', 'rich', 'requests', 'krakenex', 'sqlite_utils', 'asyncio'}\n"
         "print(sorted(heavy & set(sys.modules)), flush=True)\n"
     )
-    with Children() as children:
-        child = children.script(source)
-        assert child.line() == "[]"
+    assert told(source, 1) == ["[]"]
 
 
 def test_parts_are_loaded_when_they_are_asked_for() -> None:
@@ -37,11 +42,7 @@ def test_parts_are_loaded_when_they_are_asked_for() -> None:
         "from persistent_nonce import *\n"
         "print('persistent_nonce.gate' in loaded(), CallGate is persistent_nonce.gate.CallGate, flush=True)\n"
     )
-    with Children() as children:
-        child = children.script(source)
-        assert child.line() == "['persistent_nonce.errors']"
-        assert child.line() == "True False"
-        assert child.line() == "True True"
+    assert told(source, 3) == ["['persistent_nonce.errors']", "True False", "True True"]
 
 
 def test_each_name_is_there() -> None:
