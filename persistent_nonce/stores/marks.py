@@ -16,6 +16,7 @@ import errno
 import logging
 import mmap
 import os
+import stat
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,10 +62,12 @@ def read_marks(path: Path) -> tuple[dict[str, Mark], int]:
     Raises:
         OSError: the file cannot be read.
     """
-    # Not there, or a pipe, which would be waited for: who opens the store refuses that.
-    if not path.is_file():
+    try:
+        # A pipe would be waited for; who opens the store refuses it.
+        regular = stat.S_ISREG(os.stat(path).st_mode)
+        content = path.read_bytes() if regular else b""
+    except FileNotFoundError:
         return {}, 0
-    content = path.read_bytes()
     places, damaged = survey(content)
     return {key: mark for key, (mark, _) in places.items()}, damaged
 
