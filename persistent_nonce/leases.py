@@ -67,10 +67,10 @@ os.register_at_fork(after_in_child=_number)
 
 
 def _process() -> int:
-    """Return the number of this process."""
-    if not _here[0]:
+    """Return the number of this process; never 0, which a child has too until it has one."""
+    while not (number := _here[0]):
         _number()
-    return _here[0]
+    return number
 
 
 def _seconds(clock: Clock) -> Callable[[], float]:

@@ -1,16 +1,22 @@
-"""The gate under calls of 20 ms: how fair it is, how much of the ideal rate is used, and how fast it is handed over."""
+"""The gate under calls of 20 ms: how fair it is, how much of the ideal rate is used, and how fast it is handed over.
+
+Beside it stands what people do instead, and the least that a call can cost which two commits keep: processes that hand
+each other a byte through a pipe, and know nothing else of each other.
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import filelock
+from _bench_contestants import wal_commit
 from _bench_table import Row, Size, of
 from _contention import GUARD, KEY, release, started, together
 
@@ -37,32 +43,76 @@ class Shares(NamedTuple):
     ]  # seconds from a call's end to the next one's begin, in another process
 
 
+#: What lets a call begin, and is told when it ends.
+Entrance = Callable[[], AbstractContextManager[Any]]
+
+
+def _gate(path: str, stack: ExitStack) -> Entrance:
+    store = stack.enter_context(SQLiteStore(path, timeout=GUARD))
+    gate = CallGate(store, KEY, min_interval=0.0, timeout=GUARD)
+    return lambda: gate.call("Balance")
+
+
+def _polled(path: str, stack: ExitStack) -> Entrance:
+    del stack  # the file is opened for each
+    lock = filelock.FileLock(f"{path}.polled")
+    return lambda: lock
+
+
+def _token(path: str, stack: ExitStack) -> Entrance:
+    pipe = _pipe(path, stack)
+    commit = wal_commit(Path(f"{path}.{os.getpid()}"), stack)
+
+    @contextmanager
+    def enter() -> Iterator[None]:
+        os.read(pipe, 1)
+        commit()
+        yield
+        commit()
+        os.write(pipe, b"x")
+
+    return enter
+
+
+def _pipe(path: str, stack: ExitStack) -> int:
+    """Open a pipe that has a name, for both."""
+    pipe = os.open(f"{path}.pipe", os.O_RDWR)
+    stack.callback(os.close, pipe)
+    return pipe
+
+
+_GATE: Final = "gate"
+_LEAST: Final = "two commits and a pipe"
+_ENTRANCES: Final[dict[str, Callable[[str, ExitStack], Entrance]]] = {
+    _GATE: _gate,
+    "polled FileLock": _polled,
+    _LEAST: _token,
+}
+
+
 def call_on(path: str, how: str, pipe: Any) -> None:
     """Make calls of 20 ms from one moment to another; send when each began and ended, and the longest wait."""
-    enter: Callable[[], AbstractContextManager[Any]]
     pipe.recv()
-    if how == "gate":
-        gate = CallGate(
-            SQLiteStore(path, timeout=GUARD), KEY, min_interval=0.0, timeout=GUARD
-        )
-        enter = lambda: gate.call("Balance")  # noqa: E731 - a choice of two
-    else:
-        lock = filelock.FileLock(f"{path}.polled")
-        enter = lambda: lock  # noqa: E731 - as above
-    begin, end = together(pipe)
-    calls, longest = [], 0.0
-    while (wanted := time.monotonic()) < end:
-        with enter():
-            entered = time.monotonic()
-            longest = max(longest, entered - max(wanted, begin))
-            time.sleep(_CALL)
-            calls.append((entered, time.monotonic()))
-    pipe.send((calls, longest))
+    with ExitStack() as stack:
+        enter = _ENTRANCES[how](path, stack)
+        begin, end = together(pipe)
+        calls, longest = [], 0.0
+        while (wanted := time.monotonic()) < end:
+            with enter():
+                entered = time.monotonic()
+                longest = max(longest, entered - max(wanted, begin))
+                time.sleep(_CALL)
+                calls.append((entered, time.monotonic()))
+        pipe.send((calls, longest))
 
 
 def shares(path: Path, how: str, count: int, seconds: float) -> Shares:
     """Let processes call for so long."""
-    with started(call_on, count, str(path), how) as workers:
+    with ExitStack() as stack:
+        if how == _LEAST:
+            os.mkfifo(f"{path}.pipe")
+            os.write(_pipe(str(path), stack), b"x")
+        workers = stack.enter_context(started(call_on, count, str(path), how))
         _, end = release(workers, seconds)
         answers = [worker.answer() for worker in workers]
     calls = sorted(
@@ -84,8 +134,8 @@ def shares(path: Path, how: str, count: int, seconds: float) -> Shares:
 
 
 def fairness(directory: Path, size: Size) -> list[Row]:
-    """Have 4 processes make calls of 20 ms, by the gate and by a polled FileLock; then other numbers of them."""
-    found: dict[str, list[Shares]] = {"gate": [], "polled FileLock": []}
+    """Have 4 processes make calls of 20 ms, by the gate and by what is less; then other numbers of them."""
+    found: dict[str, list[Shares]] = {how: [] for how in _ENTRANCES}
     for number in range(max(1, size.rounds // 5)):
         for how, results in found.items():
             path = directory / f"{how} {number}.db"
@@ -93,11 +143,11 @@ def fairness(directory: Path, size: Size) -> list[Row]:
     rows = [
         row
         for how, results in found.items()
-        for row in _rows(f"{how}, {_CREW} processes", results, goals=how == "gate")
+        for row in _rows(f"{how}, {_CREW} processes", results, goals=how == _GATE)
     ]
     for count in size.processes:
         if count != _CREW:
-            result = shares(directory / f"{count}.db", "gate", count, size.calling)
+            result = shares(directory / f"{count}.db", _GATE, count, size.calling)
             who = f"gate, {count} process{'es' if count > 1 else ''}"
             rows += _rows(who, [result], goals=False)
     return rows

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from _bench_contestants import COMMIT, wal_commit
-from _bench_table import Operation, Row, Size, Times, always, in_turns, of, single
+from _bench_table import (
+    PAUSE,
+    Operation,
+    Row,
+    Size,
+    Times,
+    after_pauses,
+    always,
+    in_turns,
+    of,
+    single,
+)
 from _contention import KEY
 
 from persistent_nonce import CallGate, SQLiteStore
+from persistent_nonce.stores.opening import configure, connect
 from persistent_nonce.stores.rows import KEPT_CALLS
 
 __all__ = ["passages", "records"]
@@ -38,29 +52,69 @@ def passage(gate: CallGate) -> Operation:
     return pass_
 
 
+def statements(path: Path, stack: ExitStack) -> Operation:
+    """Return what a passage has SQLite do, and nothing else: two transactions on a row, with the record of a call."""
+    with SQLiteStore(path) as store:
+        passage(gate_of(store))()
+    connection = connect(path)
+    stack.callback(connection.close)
+    configure(connection.execute)
+    connection.execute("PRAGMA synchronous = NORMAL")
+    _, *record = connection.execute("SELECT * FROM calls").fetchone()
+    running = json.dumps(record)  # about as long as the real one
+    update = 'UPDATE keys SET "nonce" = ?, "tat" = ?, "running" = ?'
+    put = f"INSERT INTO calls VALUES (?{', ?' * len(record)})"  # noqa: S608 - our own words
+    numbers = count(time.time_ns())
+
+    def transactions() -> None:
+        number = next(numbers)
+        connection.execute(update, (number, number, running))
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(update, (number, number + 1, ""))
+        connection.execute(put, (str(number), *record))
+        if not number % KEPT_CALLS:
+            connection.execute("DELETE FROM calls")
+        connection.execute("COMMIT")
+
+    return transactions
+
+
 def passages(directory: Path, size: Size) -> list[Row]:
     """Pass where nobody waits, on a thread, on an event loop and by turns on many keys; then have tasks wait."""
     with ExitStack() as stack:
         store = stack.enter_context(SQLiteStore(directory / "gate.db"))
-        commit = wal_commit(directory / "commit.db", stack)
+        contestants = {
+            COMMIT: always(wal_commit(directory / "commit.db", stack)),
+            "a passage": always(passage(gate_of(store))),
+            "its statements alone": always(statements(directory / "bare.db", stack)),
+        }
         time.sleep(size.settle)
-        times = in_turns(
-            {COMMIT: always(commit), "passage": always(passage(gate_of(store)))}, size
-        )
-        alone = times["passage"]
-        rows = [
-            times[COMMIT].row(COMMIT),
-            alone.row("a passage")._replace(
-                ratio=alone.median / times[COMMIT].median,
-                beside=f"as long as {COMMIT}",
-                goal="≤ 4",
-            ),
-        ]
+        times = in_turns(contestants, size)
+        cold = after_pauses(contestants, size)
+        alone = times["a passage"]
+        rows = [*_beside_commit(times, goal="≤ 4"), *_beside_commit(cold, PAUSE)]
         on_loop = asyncio.run(_on_loop(gate_of(store, "loop"), size))
         rows.append(on_loop.row("a passage on a loop", beside="a passage", other=alone))
         rows += _many_keys(store, size, alone)
         rows.append(asyncio.run(_crowd(gate_of(store, "crowd"), size.tasks)))
     return rows
+
+
+def _beside_commit(
+    times: dict[str, Times], when: str = "", *, goal: str = ""
+) -> list[Row]:
+    """Return rows that say how many commits each takes; the goal is that of the first after the commit."""
+    commit = times[COMMIT]
+    beside = f"as long as {COMMIT}{when}"
+    rows = [
+        found.row(f"{name}{when}")._replace(
+            ratio=found.median / commit.median, beside=beside
+        )
+        for name, found in times.items()
+        if name != COMMIT
+    ]
+    rows[0] = rows[0]._replace(goal=goal)
+    return [commit.row(f"{COMMIT}{when}"), *rows]
 
 
 async def _on_loop(gate: CallGate, size: Size) -> Times:

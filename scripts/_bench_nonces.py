@@ -12,6 +12,7 @@ from typing import Final
 
 from _bench_contestants import COMMIT, MEMORY, Drawer, Generator, GeneratorOfMs, others
 from _bench_table import (
+    PAUSE,
     Contestant,
     Row,
     Size,
@@ -35,12 +36,28 @@ _GENERATORS: Final[dict[str, Callable[[], Drawer]]] = {
 }
 
 
+class Nothing:
+    """What nonces would cost if they were no work at all."""
+
+    def next(self) -> int:
+        """Return the same as ever."""
+        return 0
+
+
 def fresh(store: SQLiteStore, unit: str) -> Iterator[NonceProvider]:
     """Yield providers that have begun, each of a key of its own: in ms a burst leaves its key far ahead (I10)."""
     for number in count():
         provider = NonceProvider(store, f"{unit} {number}", unit=unit)
         provider.next()
         yield provider
+
+
+def new(make: Callable[[], Drawer]) -> Iterator[Drawer]:
+    """Yield drawers of another kind that have begun likewise."""
+    while True:
+        drawer = make()
+        drawer.next()
+        yield drawer
 
 
 def one_thread(directory: Path, size: Size) -> list[Row]:
@@ -80,14 +97,11 @@ def one_thread(directory: Path, size: Size) -> list[Row]:
         for name in list(contestants)[ours:]
     ]
     rows += [Row(name, None, note=why) for name, why in missing.items()]
-    cold = "after a pause"
     commit = pauses[COMMIT]
-    rows.append(
-        pauses["next(), ns"].row(
-            f"next(), {cold}", beside=f"{COMMIT}, {cold}", other=commit
-        )
+    cold = pauses["next(), ns"].row(
+        f"next(){PAUSE}", beside=f"{COMMIT}{PAUSE}", other=commit
     )
-    return [*rows, commit.row(f"{COMMIT}, {cold}")]
+    return [*rows, cold, commit.row(f"{COMMIT}{PAUSE}")]
 
 
 # --- twenty threads
@@ -146,18 +160,25 @@ def threads(directory: Path, size: Size) -> list[Row]:
         ):
             run = started_inside if how == "started inside" else released
             rounds = size.rounds * 3 if run is started_inside else size.rounds
-            times = {name: Times([], []) for name in ("next()", MEMORY)}
-            for _ in range(rounds):
-                drawers: tuple[Drawer, Drawer] = next(keys[unit]), _GENERATORS[unit]()
-                for name, drawer in zip(times, drawers, strict=True):
-                    times[name].add(run(drawer, draws, size.crowd))
+            drawers: dict[str, Iterator[Drawer]] = {
+                "next()": keys[unit],
+                MEMORY: new(_GENERATORS[unit]),
+                "nothing": new(Nothing),
+            }
+            times = {name: Times([], []) for name in drawers}
+            for number in range(rounds):
+                order = list(drawers.items())
+                # Each begins right before its turn: what was prepared earlier finds its caches cold.
+                for name, prepared in reversed(order) if number % 2 else order:
+                    times[name].add(run(next(prepared), draws, size.crowd))
             label = f"{_THREADS} × {draws:,} {how}, {unit}"
-            ours, memory = times.values()
+            ours, memory, nothing = times.values()
             beside = f"{MEMORY}, {label}"
             # In ms a block begins with the nonces of 10 ms, which are ten; long bursts have a goal.
             goal = "" if (how, unit) == ("started inside", "ms") else "≥ 1"
             rows += [
                 ours.row(f"next(), {label}", beside=beside, other=memory, goal=goal),
                 memory.row(beside),
+                nothing.row(f"no nonces, {label}", beside=beside, other=memory),
             ]
     return rows

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from _bench_table import Row, Size, Times, single
 
@@ -18,17 +18,19 @@ __all__ = ["start_up"]
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 
+_PACKAGE: Final = "persistent_nonce"
+
 #: A line of `-X importtime`: µs of the module itself, of all it imports too, and its name.
 _LINE: Final = re.compile(r"import time: +(\d+) \| +(\d+) \| +(\S+)")
 
 
-def _run(compiled: Path, *arguments: str) -> str:
+def _run(compiled: Path, *arguments: str, place: Path = _ROOT) -> str:
     """Run the interpreter and return what it wrote to its standard error; `compiled` keeps the compiled modules."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(compiled)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(  # noqa: S603 - of this script's own words
         [sys.executable, *arguments],
-        cwd=_ROOT,
+        cwd=place,
         env=environment,
         capture_output=True,
         text=True,
@@ -37,14 +39,34 @@ def _run(compiled: Path, *arguments: str) -> str:
     return done.stderr
 
 
-def _imports(compiled: Path) -> tuple[float, float]:
-    """Return the seconds that our own modules take of `import persistent_nonce`, and all of them."""
-    lines = _LINE.findall(
-        _run(compiled, "-X", "importtime", "-c", "import persistent_nonce")
-    )
-    ours = [int(own) for own, _, name in lines if name.startswith("persistent_nonce")]
-    (total,) = (int(all_) for _, all_, name in lines if name == "persistent_nonce")
-    return sum(ours) / 1e6, total / 1e6
+class Import(NamedTuple):
+    """What `import` of a package took."""
+
+    own: float  # seconds of its own modules
+    total: float  # seconds with those of others that they bring in
+    modules: int  # of its own
+
+
+def _imports(compiled: Path, package: str, place: Path = _ROOT) -> Import:
+    """Import a package that lies in `place`."""
+    told = _run(compiled, "-X", "importtime", "-c", f"import {package}", place=place)
+    lines = _LINE.findall(told)
+    ours = [line for line in lines if line[-1].partition(".")[0] == package]
+    own = sum(int(own) for own, *_ in ours)
+    (total,) = (int(all_) for _, all_, name in ours if name == package)
+    return Import(own / 1e6, total / 1e6, len({name for *_, name in ours}))
+
+
+def _empty(place: Path, count: int) -> str:
+    """Make a package of `count` modules without a word in them, and return its name."""
+    package = place / "empty"
+    package.mkdir(parents=True)
+    names = [f"module_{number}" for number in range(count - 1)]
+    for name in names:
+        (package / f"{name}.py").touch()
+    imports = [f"import {package.name}.{name}\n" for name in names]
+    (package / "__init__.py").write_text("".join(imports), "utf-8")
+    return package.name
 
 
 def start_up(directory: Path, size: Size) -> list[Row]:
@@ -52,14 +74,20 @@ def start_up(directory: Path, size: Size) -> list[Row]:
     path = directory / "start.db"
     with SQLiteStore(path) as store:
         NonceProvider(store, "key").next()
-    own, total, bare, shown, made, opened, first = (Times([], []) for _ in range(7))
+    own, total, none, bare, shown, made, opened, first = (
+        Times([], []) for _ in range(8)
+    )
     show = ("-m", "persistent_nonce", "--db", str(path), "show")
     compiled = directory / "compiled"
     _run(compiled, *show)  # compiles what the others find
+    count = _imports(compiled, _PACKAGE).modules
+    empty, place = _empty(directory / "empty", count), directory / "empty"
+    _imports(compiled, empty, place)
     for number in range(size.starts):
-        ours, all_ = _imports(compiled)
-        own.add(ours)
-        total.add(all_)
+        ours = _imports(compiled, _PACKAGE)
+        own.add(ours.own)
+        total.add(ours.total)
+        none.add(_imports(compiled, empty, place).own)
         bare.add(single(lambda: _run(compiled, "-c", "pass")))
         shown.add(single(lambda: _run(compiled, *show)))
         for times, file in ((made, directory / f"{number}.db"), (opened, path)):
@@ -70,6 +98,7 @@ def start_up(directory: Path, size: Size) -> list[Row]:
                 first.add(single(NonceProvider(store, "key").next))
             store.close()
     named = {
+        f"import persistent_nonce: {count} empty modules would take": none,
         "import persistent_nonce: with what it imports": total,
         "opening a store": opened,
         "making a store": made,

@@ -14,6 +14,7 @@ from itertools import repeat
 from typing import Any, Final, NamedTuple
 
 __all__ = [
+    "PAUSE",
     "QUICK",
     "Contestant",
     "Operation",
@@ -33,6 +34,9 @@ Operation = Callable[[], object]
 
 #: What takes turns: called before each, unmeasured, it returns what is measured in it.
 Contestant = Callable[[], Operation]
+
+#: What is added to the name of what follows a pause each time.
+PAUSE: Final = ", after a pause"
 
 #: Operations between two looks at the clock.
 _CHUNK: Final = 100
