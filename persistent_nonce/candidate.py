@@ -95,7 +95,7 @@ class Candidate:
             raise ConfigurationError(
                 f"{passage.method} costs {passage.cost}, more than the {state.burst} "
                 f"that key {state.key} may ever spend at once",
-                f"a lower cost, or another rate with: set-tier {state.key}",
+                f"a lower cost, or another rate with: persistent-nonce set-tier {state.key} TIER",
             )
         return Changed(state)
 

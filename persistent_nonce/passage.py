@@ -141,7 +141,7 @@ class Entrance(Candidate):
         _quiet_until[key] = now + 60 * SECOND
         _LOG.warning(
             "calls of key %s wait for the call counter (%s), the last %.0f s; %d more wait: "
-            "ask for less, or if the account has a higher tier: persistent-nonce set-tier %s",
+            "ask for less, or if the account has a higher tier: persistent-nonce set-tier %s TIER",
             key,
             state.tier or "own rate",
             waited / SECOND,

@@ -6,11 +6,19 @@ from typing import Final
 
 from persistent_nonce.clock import Now, nanoseconds
 from persistent_nonce.errors import ConfigurationError, UnitMismatchError
-from persistent_nonce.state import KeyState, Rate, Wanted
+from persistent_nonce.state import UNITS, KeyState, Rate, Wanted
 
 __all__ = ["configure", "set_tier"]
 
 _NO_OPINION: Final = Wanted()[2:]
+
+#: Settings that are compared as they are, and the option of set-tier that changes each.
+_OPTIONS: Final = {
+    "min_interval": "--min-interval SECONDS",
+    "attempts": "--attempts N",
+    "max_lead": "--max-lead SECONDS",
+    "greatest": "--greatest N",
+}
 
 
 def configure(state: KeyState, wanted: Wanted) -> KeyState:
@@ -22,22 +30,18 @@ def configure(state: KeyState, wanted: Wanted) -> KeyState:
     """
     if wanted.unit is not None and wanted.unit != state.unit:
         if state.unit is not None:
-            raise UnitMismatchError(
-                f"key {state.key} counts in {state.unit}, not {wanted.unit}",
-                f"leave the unit out, or change it for all with: set-unit {state.key} "
-                f"{wanted.unit} (finer only)",
-            )
+            raise _other_unit(state, wanted.unit)
         state = state._replace(unit=wanted.unit)
     if wanted.label is not None and wanted.label != state.label:
         state = state._replace(label=wanted.label)
     if wanted[2:] == _NO_OPINION:  # as of every nonce without a gate
         return state
-    for name in ("min_interval", "attempts", "max_lead", "greatest"):
+    for name, option in _OPTIONS.items():
         value, stored = getattr(wanted, name), getattr(state, name)
         if value is None or value == stored:
             continue
         if stored is not None:
-            raise _contradiction(state, name)
+            raise _contradiction(state, name, option)
         state = state._replace(**{name: value})
     if wanted.default_unit is not None and state.unit is None:
         state = state._replace(unit=wanted.default_unit)
@@ -50,15 +54,29 @@ def _follow(state: KeyState, rate: Rate) -> KeyState:
     if state.every is None:
         return state._replace(every=every, burst=rate.burst, tier=rate.tier)
     if (every, rate.burst) != (state.every, state.burst):
-        raise _contradiction(state, f"rate (stored: {state.tier or state.rate})")
+        name = f"rate (stored: {state.tier or state.rate})"
+        raise _contradiction(state, name, "TIER")
     return state
 
 
-def _contradiction(state: KeyState, name: str) -> ConfigurationError:
+def _other_unit(state: KeyState, unit: str) -> UnitMismatchError:
+    finer = UNITS[unit] < state.tick
+    return UnitMismatchError(
+        f"key {state.key} counts in {state.unit}, not {unit}",
+        "leave the unit out, "
+        + (
+            f"or change it for all with: persistent-nonce set-unit {state.key} {unit}"
+            if finer
+            else "since set-unit changes it to a finer one only"
+        ),
+    )
+
+
+def _contradiction(state: KeyState, name: str, option: str) -> ConfigurationError:
     return ConfigurationError(
         f"key {state.key} is used with another {name}",
         "leave it out to follow the key's own, or change it for all processes with: "
-        f"set-tier {state.key}",
+        f"persistent-nonce set-tier {state.key} {option}",
     )
 
 

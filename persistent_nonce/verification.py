@@ -115,7 +115,7 @@ def _unit(state: KeyState, now: Now, info: KeyInfo) -> Finding:
         wrong=True,
         said=f"{info.nonce} looks like a time in {unit}, but the key counts in {state.unit}: "
         f"another program uses this key in {unit}",
-        do=f"{_STOP}; then set-unit {state.key} {unit}, or create a new key",
+        do=f"{_STOP}; then persistent-nonce set-unit {state.key} {unit}, or create a new key",
     )
 
 

@@ -80,7 +80,7 @@ def _lead(state: KeyState, now: Now) -> Iterator[tuple[str, str]]:
         used, most = ahead * state.tick / SECOND, allowed * state.tick / SECOND
         yield (
             f"{used:.0f} s ahead of the clock, of {most:.0f} s that are allowed",
-            "look for a loop that takes nonces without calling, or count in a finer unit: set-unit",
+            f"look for a loop that takes nonces without calling, or: persistent-nonce set-unit {state.key} UNIT",
         )
 
 

@@ -118,7 +118,7 @@ def test_a_wait_for_the_counter_is_logged(
     assert len(waits) == 2
     assert all("for the call counter" in line for line in waits)
     (warning,) = lines(caplog, logging.WARNING)
-    assert "set-tier" in warning
+    assert warning.endswith(f"persistent-nonce set-tier {ours.key} TIER")
 
 
 def test_opening_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -69,10 +69,13 @@ def test_a_default_unit_is_only_for_a_key_without_one() -> None:
 
 
 def test_another_unit() -> None:
-    """Another unit is refused with both named, in either direction."""
+    """Another unit is refused with both named, in either direction; set-unit is a way out for the finer one only."""
     state = KeyState(KEY, unit="us")
-    for unit in ("ms", "ns"):
-        with pytest.raises(UnitMismatchError, match=rf"us, not {unit}.*set-unit"):
+    for unit, hint in (
+        ("ms", "since set-unit changes it to a finer one only"),
+        ("ns", f"or change it for all with: persistent-nonce set-unit {KEY} ns"),
+    ):
+        with pytest.raises(UnitMismatchError, match=f"us, not {unit}.*{hint}"):
             configure(state, Wanted(unit=unit))
 
 
@@ -90,7 +93,9 @@ def test_another_unit() -> None:
 )
 def test_a_contradiction(state: KeyState, wanted: Wanted, name: str) -> None:
     """Two programs cannot pace one key differently: the error names the setting and the way out."""
-    with pytest.raises(ConfigurationError, match=rf"{name}.*set-tier {KEY}"):
+    option = "TIER" if name == "rate" else f"--{name.replace('_', '-')}"
+    hint = rf"{name}.*: persistent-nonce set-tier {KEY} {option}"
+    with pytest.raises(ConfigurationError, match=hint):
         configure(state, wanted)
 
 
