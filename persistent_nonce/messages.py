@@ -8,13 +8,15 @@ from persistent_nonce import recovery, rules
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import GateTimeoutError, LockedOutError
 from persistent_nonce.state import KeyState
-from persistent_nonce.stores.sessions import pid_of, process_state
+from persistent_nonce.stores.sessions import of_one_process, pid_of, process_state
 
 __all__ = ["COUNTER", "holder", "locked_out", "timed_out", "waits_for"]
 
 
 #: The reason of a call that waits until the exchange's counter has room for it.
 COUNTER: Final = "the call counter"
+
+_INTERVAL: Final = "the interval"
 
 
 class Asked(Protocol):
@@ -46,22 +48,31 @@ def waits_for(state: KeyState, now: Now, id: str) -> str:
     if first is not None and recovery.rest(state, now, first.priority):
         return f"the back-off ({state.reason})"
     if now.mono < state.started + state.interval:
-        return "the interval"
+        return _INTERVAL
     return COUNTER
 
 
-def timed_out(state: KeyState, now: Now, asked: Asked) -> GateTimeoutError:
-    """Return the error of a call that did not get its turn."""
+def timed_out(
+    state: KeyState, now: Now, asked: Asked, session: str
+) -> GateTimeoutError:
+    """Return the error of a call of `session` that did not get its turn."""
     running, first = state.running, rules.head(state)
     if running is not None:
         whom = holder(running.session, running.method, running.since, now)
         why = f"in flight is {whom}"
         hint = "end that process, or give calls a longer timeout"
+        if of_one_process(running.session, session):
+            hint = "it is this very process: end that call first, or give calls a longer timeout"
     elif first is not None:
         whom = holder(first.session, first.method, first.since, now)
         reason = waits_for(state, now, first.id)
         why = f"next is {whom}, which waits for {reason}"
         hint = "the key is asked for more than it allows: fewer calls, or a higher tier"
+        if reason == _INTERVAL:
+            hint = (
+                f"its calls start {state.interval / SECOND:g} s apart: fewer calls, or another interval with: "
+                f"persistent-nonce set-tier {state.key} --min-interval SECONDS"
+            )
     else:
         why, hint = "nothing is in flight", "give calls a longer timeout"
     return GateTimeoutError(

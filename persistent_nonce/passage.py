@@ -151,7 +151,7 @@ class Entrance(Candidate):
 
     def _check_time(self, state: KeyState, now: Now, deadline: int) -> None:
         if now.mono >= deadline:
-            raise timed_out(state, now, self.passage)
+            raise timed_out(state, now, self.passage, self.session.name)
         left = recovery.rest(state, now, self.passage.priority)
         if now.mono + left > deadline:
             raise locked_out(state, left, self.passage)

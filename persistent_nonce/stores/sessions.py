@@ -21,7 +21,15 @@ from filelock import lock_descriptor
 from persistent_nonce.clock import SECOND, namespace_offset
 from persistent_nonce.errors import StoreUnavailableError
 
-__all__ = ["FileSession", "fate", "pid_of", "process_state", "standing", "sweep"]
+__all__ = [
+    "FileSession",
+    "fate",
+    "of_one_process",
+    "pid_of",
+    "process_state",
+    "standing",
+    "sweep",
+]
 
 #: What became of a session; "unknown" is treated as alive wherever a call may be in flight.
 Fate: TypeAlias = Literal["lives", "gone", "unknown"]
@@ -112,6 +120,12 @@ class FileSession:
 def pid_of(session: str) -> int:
     """Return the pid in a session's name."""
     return int(session.split("-", 1)[0])
+
+
+def of_one_process(one: str, other: str) -> bool:
+    """Tell whether two sessions are known to be of one process, which has one for each object that it opened."""
+    process = one.rpartition("-")[0]
+    return process == other.rpartition("-")[0] and "-0" not in process
 
 
 def process_state(pid: int) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from persistent_nonce import CallGate, Rate, recovery, rules
+from persistent_nonce import CallGate, Rate, SQLiteStore, recovery, rules
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import GateTimeoutError
 from persistent_nonce.messages import waits_for
 from persistent_nonce.state import Outcome
+from persistent_nonce.stores.sessions import of_one_process
 from tests.support import stepped
 from tests.support.simulated import Hands
 from tests.support.stepped import (
@@ -111,6 +113,41 @@ def test_a_deadline_before_the_counter_has_drained(store: Spied, clock: Hands) -
     with pytest.raises(GateTimeoutError, match=r"next is Balance .*the call counter"):
         gate.call("Balance").__enter__()
     assert state_of(store).queue == ()
+
+
+def test_a_deadline_before_the_interval_is_over(store: Spied, clock: Hands) -> None:
+    """An interval that was set far too long, in ms say, is named with the command that changes it: no tier would."""
+    gate = CallGate(store, KEY, min_interval=200, timeout=60)
+    with gate.call("Balance"):
+        pass
+    with pytest.raises(GateTimeoutError) as raised:
+        gate.call("Balance").__enter__()
+    assert "start 200 s apart" in raised.value.hint
+    assert f"set-tier {gate.key} --min-interval SECONDS" in raised.value.hint
+
+
+def test_a_deadline_behind_a_call_of_ones_own(tmp_path: Path) -> None:
+    """Who is kept waiting by its own process, through another object of the store, is not told to end it."""
+    path = tmp_path / "nonces.db"
+    with SQLiteStore(path) as ours, SQLiteStore(path) as theirs:
+        hint = ""
+        with CallGate(ours, "k").call("AddOrder"):
+            try:
+                CallGate(theirs, "k", timeout=0).call("Balance").__enter__()
+            except GateTimeoutError as error:
+                hint = error.hint
+        assert "this very process" in hint
+        assert "end that process" not in hint
+
+
+def test_sessions_of_one_process() -> None:
+    """Pids alone do not tell: in each container the first process is 1, and where /proc is hidden there is no more."""
+    ours = "1-77-4026531836-a5d52240"
+    assert of_one_process(ours, "1-77-4026531836-12ab2241")
+    for other in ("1-78-4026531836-a5d52240", "1-77-4026531999-a5d52240"):
+        assert not of_one_process(ours, other)
+    for hidden in ("1-0-4026531836-a5d52240", "1-77-0-a5d52240", "1-0-0-a5d52240"):
+        assert not of_one_process(hidden, hidden)
 
 
 def test_nobody_stands_in_the_way_for_ever(store: Spied, clock: Hands) -> None:
