@@ -12,6 +12,8 @@ __all__ = [
     "check_label",
     "check_method",
     "check_reference",
+    "check_store",
+    "object_argument",
     "seconds_argument",
     "whole_argument",
 ]
@@ -56,6 +58,24 @@ def check_method(method: str) -> str:
     for part in method.split("/") if short else [method]:
         check_label(part)
     return method
+
+
+def check_store(store: object) -> None:
+    """Raise ConfigurationError unless `store` is one: a path is not, nor is what stands in a store's place.
+
+    It is not shown: where arguments were swapped, it is the API key (I11).
+    """
+    if isinstance(store, type) or not hasattr(store, "update"):
+        raise ConfigurationError(
+            f"the store is an object of the kind {type(store).__name__}",
+            "pass open_store(), or SQLiteStore(path)",
+        )
+
+
+def object_argument(name: str, value: object, kind: type, hint: str) -> None:
+    """Raise ConfigurationError unless `value` is None or of the `kind`."""
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(f"{name} is {value!r:.40}", hint)
 
 
 def seconds_argument(

@@ -9,6 +9,8 @@ from persistent_nonce.arguments import (
     check_label,
     check_method,
     check_reference,
+    check_store,
+    object_argument,
     seconds_argument,
     whole_argument,
 )
@@ -60,6 +62,9 @@ class CallGate:
         default_rate: Rate | None = None,
         default_unit: str | None = None,
     ) -> None:
+        check_store(store)
+        object_argument("rate", rate, Rate, 'a Rate, as kraken.rate("pro") returns')
+        object_argument("recovery", recovery, Recovery, "a Recovery, or leave it out")
         self.key = fingerprint(key)
         self.store = store
         self._timeout = seconds_argument("timeout", timeout)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from persistent_nonce import nonces, settings
-from persistent_nonce.arguments import check_label
+from persistent_nonce.arguments import check_label, check_store
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.leases import Drawer
@@ -40,6 +40,7 @@ class NonceProvider(Drawer):
         unit: str | None = None,
         label: str | None = None,
     ) -> None:
+        check_store(store)
         wanted = Wanted(
             unit=None if unit is None else check_unit(unit),
             label=None if label is None else check_label(label),

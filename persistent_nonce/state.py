@@ -77,7 +77,8 @@ def fingerprint(key: str) -> str:
     """
     if not isinstance(key, str) or not key.strip():
         raise ConfigurationError(
-            "the API key is empty", "pass the public part of the key, as a string"
+            "the API key is empty, or no string",
+            "pass the public part of the key, as a string",
         )
     return hashlib.sha256(key.strip().encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from persistent_nonce import kraken
 from persistent_nonce.adapters.sending import Sending
 from persistent_nonce.adapters.unsent import unsent
-from persistent_nonce.arguments import seconds_argument
+from persistent_nonce.arguments import object_argument, seconds_argument
 from persistent_nonce.errors import CallError, NonceRangeError, StoreError
 from persistent_nonce.gate import Attempt, CallGate
 from persistent_nonce.state import Recovery, check_unit
@@ -76,6 +76,7 @@ class Gates:
         whole: float,
         native: str,
     ) -> None:
+        object_argument("recovery", recovery, Recovery, "a Recovery, or leave it out")
         if min_interval is not None:
             seconds_argument("min_interval", min_interval)
         self._family = family

@@ -61,6 +61,35 @@ def test_an_unusable_key(store: MemoryStore, key: Any) -> None:
         refused(ConfigurationError, partial(make, store, key))
 
 
+@pytest.mark.parametrize("thing", ["nonces.db", None, 7, SQLiteStore])
+def test_a_store_that_is_none(thing: Any) -> None:
+    """A path in a store's place is refused at once, with what would do."""
+    for make in (NonceProvider, CallGate):
+        text = refused(ConfigurationError, partial(make, thing, "k"))
+        assert "SQLiteStore(path)" in text
+
+
+def test_swapped_arguments(store: MemoryStore) -> None:
+    """Where store and key are swapped, the error speaks of the store, and does not show the key (I11)."""
+    for make in (NonceProvider, CallGate):
+        text = refused(ConfigurationError, partial(make, "a key", store))  # type: ignore[arg-type]  # the mistake
+        assert "store" in text
+        assert "a key" not in text
+
+
+@pytest.mark.parametrize("rate", ["pro", (3, 14), {}])
+def test_a_rate_that_is_none(store: MemoryStore, rate: Any) -> None:
+    """The name of a tier, or two numbers, in a rate's place is refused at once."""
+    text = refused(ConfigurationError, lambda: CallGate(store, "k", rate=rate))
+    assert "kraken.rate" in text
+
+
+@pytest.mark.parametrize("recovery", ["none", {"attempts": 2}, 0])
+def test_a_recovery_that_is_none(store: MemoryStore, recovery: Any) -> None:
+    """So is a dictionary in a recovery's."""
+    refused(ConfigurationError, lambda: CallGate(store, "k", recovery=recovery))
+
+
 @pytest.mark.parametrize("unit", ["", "MS", "minutes", "1ms", 1000, "x" * 1000])
 def test_an_unknown_unit(store: MemoryStore, unit: Any) -> None:
     """A unit that does not exist is refused, with those that do."""

@@ -80,6 +80,7 @@ def test_a_default_store_that_cannot_be_opened_is_a_call_not_sent(
         {"timeout": 0},
         {"timeout": float("nan")},
         {"gate_timeout": -1},
+        {"recovery": {"attempts": 2}},
     ],
     ids=str,
 )
@@ -87,6 +88,13 @@ def test_an_unusable_argument_is_refused(wrong: dict[str, Any]) -> None:
     """The constructor refuses what cannot be used."""
     with pytest.raises(ConfigurationError):
         API(KEY, SECRET, **wrong)
+
+
+def test_a_path_in_a_stores_place_is_refused() -> None:
+    """It is, at the first private call, with what would do."""
+    path: Any = "nonces.db"
+    with pytest.raises(ConfigurationError, match=r"SQLiteStore\(path\)"):
+        API(KEY, SECRET, store=path).query_private("Balance")
 
 
 def test_each_key_of_one_client_has_a_row_of_its_own(
