@@ -51,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(_usage(error))
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # of the output: what a store meets is in our tree
+        why = error.strerror or repr(error)
+        return _fail(f"{why} (look at where the output goes)")
     return code if isinstance(code, int) else 0
 
 

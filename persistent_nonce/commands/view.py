@@ -60,8 +60,13 @@ _STYLES: Final = {
 
 def console() -> Console:
     """Return where to print: as wide as the terminal, or wide enough where there is none."""
-    width = None if sys.stdout.isatty() else _WIDE
+    width = None if is_terminal() else _WIDE
     return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def is_terminal() -> bool:
+    """Tell whether people look at what is printed; without any stdout nobody does."""
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def write(what: RenderableType) -> None:
@@ -233,10 +238,12 @@ class Look(NamedTuple):
 
 def live(look: Callable[[], Look], interval: float, *, as_json: bool) -> None:
     """Show one look after the other, `interval` seconds apart, until interrupted."""
-    if as_json:
-        while True:
-            print(json.dumps(_look_data(look())), flush=True)  # noqa: T201 (its task)
-            time.sleep(interval)
+    while as_json:
+        print(json.dumps(_look_data(look())), flush=True)  # noqa: T201 (its task)
+        time.sleep(interval)
+    while not is_terminal():  # where nothing can be overwritten, one below the other
+        console().print(_look_text(look()), Text())
+        time.sleep(interval)
     with Live(_look_text(look()), console=console(), auto_refresh=False) as shown:
         while True:
             time.sleep(interval)

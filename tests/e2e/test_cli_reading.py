@@ -9,9 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Final
 
+import pytest
+
 from persistent_nonce import CallGate, NonceProvider, SQLiteStore
+from persistent_nonce.cli import main
 from persistent_nonce.state import fingerprint
 from tests.support import commands
 from tests.support.commands import Runner
@@ -149,6 +153,37 @@ def test_watch_prints_json_until_ctrl_c(ran: Runner) -> None:
             assert time.monotonic() < deadline
         child.kill(signal.SIGINT)
         assert child.end() == 0
+
+
+def test_watch_into_a_pipe(ran: Runner) -> None:
+    """Without a terminal each look is written below the last one, not kept until the end."""
+    with Children() as children:
+        source = "import sys; from persistent_nonce.cli import main; sys.exit(main())"
+        child = children.script(source, "watch", "--interval", 0.05, "--db", ran.database)  # fmt: skip
+        lines = [child.line() for _ in range(40)]
+        assert sum(line.startswith(f"key {fingerprint('key')}") for line in lines) > 1
+        child.kill(signal.SIGINT)
+        assert child.end() == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_output_that_is_full(ran: Runner, options: list[str]) -> None:
+    """Where nothing can be written, that is one line on stderr and exit code 2, not a finding's."""
+    command = [*MODULE, "show", *options, "--db", str(ran.database)]
+    with open("/dev/full", "w", encoding="ascii") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: No space left on device (")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_output_at_all(ran: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stdout that is closed, as a service's may be, is none for Python: the command does what it does."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["show", "--db", str(ran.database)]) == 0
 
 
 def test_watch_on_a_terminal(ran: Runner) -> None:
