@@ -68,7 +68,7 @@ _MEANING: Final[dict[int, tuple[type[StoreError], str, str]]] = {
     sqlite3.SQLITE_NOTADB: (
         StoreCorruptError,
         "the file is not a database, or a damaged one",
-        f"name another file; {RECOVER}",
+        f"name another file, or {RECOVER}",
     ),
     sqlite3.SQLITE_BUSY: (
         StoreTimeoutError,

@@ -12,6 +12,7 @@ import stat
 import sys
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -45,6 +46,9 @@ _ONE_USER: Final = (
     "run all programs of a key as one user, or share the store with a group"
 )
 _LONGEST: Final = 300
+
+#: What the owner of each file and directory needs of it, at least.
+_OWN: Final = stat.S_IRUSR | stat.S_IWUSR
 
 #: What is wrong and what can be done, where no change of owner or mode would help.
 _FAULTS: Final[Mapping[int, tuple[str, str]]] = MappingProxyType(
@@ -215,15 +219,14 @@ def _denied(path: Path) -> StorePermissionError:
     nearest = path
     while not os.path.lexists(nearest) and nearest != nearest.parent:
         nearest = nearest.parent
-    try:
+    seen, hint = "", _ONE_USER
+    with suppress(OSError):  # it went away meanwhile
         found = os.lstat(nearest)
-    except OSError:  # it went away meanwhile
-        seen = ""
-    else:
         seen = f"; {shown(nearest)} has mode {_mode(found)} and belongs to user {_user(found.st_uid)}"
+        if found.st_uid == os.geteuid() and _OWN & ~found.st_mode:
+            hint = f"it is this user's own: chmod u+rwX {shown(nearest)}"
     return StorePermissionError(
-        f"{shown(path)}: permission denied to user {_user(os.geteuid())}{seen}",
-        _ONE_USER,
+        f"{shown(path)}: permission denied to user {_user(os.geteuid())}{seen}", hint
     )
 
 

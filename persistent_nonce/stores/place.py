@@ -122,9 +122,13 @@ def prepare(path: Path, *, shared: bool, create: bool) -> Path:
         parent = Path(os.path.realpath(path.parent, strict=True))
         found = os.lstat(parent)
     except FileNotFoundError as error:
+        hint = "make it with mode 0700 (2770 for a group), or mount what holds it"
+        if path.parts[0].startswith("~"):
+            hint = (
+                "write the whole path, or Path(…).expanduser(); nothing expands ~ here"
+            )
         raise StoreUnavailableError(
-            f"there is no directory {shown(path.parent)}; no nonce was issued",
-            "make it with mode 0700 (2770 for a group), or mount what holds it",
+            f"there is no directory {shown(path.parent)}; no nonce was issued", hint
         ) from error
     except OSError as error:
         raise explain(error, path.parent) from error

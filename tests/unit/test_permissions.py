@@ -184,6 +184,17 @@ def test_a_denied_access_names_what_stands_in_the_way(database: Path) -> None:
     assert f"{str(database)!r} has mode 0400" in said
 
 
+def test_a_denied_access_to_what_is_ones_own(database: Path) -> None:
+    """Who has closed a file or directory to itself is told to open it, not to become another user."""
+    denied = PermissionError(errno.EACCES, "denied")
+    database.touch()
+    database.chmod(0o400)
+    said = place.explain(denied, database)
+    assert f"chmod u+rwX {str(database)!r}" in said.hint
+    database.chmod(0o600)
+    assert "as one user" in place.explain(denied, database).hint
+
+
 def test_messages_are_one_short_line() -> None:
     """Neither a hostile path nor an error of odd text breaks the line."""
     path = Path("/x/" + "a\nb\x1b[2J" * 1000)

@@ -137,6 +137,14 @@ def test_a_named_directory_must_exist(tmp_path: Path) -> None:
     assert not path.parent.exists()
 
 
+def test_a_home_that_nothing_expands() -> None:
+    """A path that begins with ~ is not answered with the advice to make a directory of that name."""
+    with pytest.raises(StoreUnavailableError, match="no directory") as caught:
+        place.prepare(Path("~/nonces.db"), shared=False, create=False)
+    assert "nothing expands ~" in caught.value.hint
+    assert "make it" not in caught.value.hint
+
+
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     """A path that leads through a file is an error of the tree."""
     (tmp_path / "file").touch()
