@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 try:
+    import ccxt as _ccxt
     from ccxt.base.errors import RequestTimeout
     from ccxt.kraken import kraken as _kraken  # `ccxt.kraken` may stand for ours by now
 except ImportError as error:
@@ -106,3 +107,10 @@ class kraken(Gated, Asking, _kraken):  # noqa: N801 - ccxt's name, by which bots
 
     def _ask_time(self) -> float:
         return time_of(self.publicGetTime()["result"])
+
+
+def __getattr__(name: str) -> Any:
+    """Return what else a bot finds in ccxt, its errors above all; not its other krakens, which pass no gate."""
+    if name in ("async_support", "pro"):  # ours have to be imported
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(_ccxt, name)

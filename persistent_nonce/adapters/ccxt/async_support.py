@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import ccxt.async_support as _ccxt
 from ccxt.async_support.kraken import kraken as _kraken
 from ccxt.base.errors import RequestTimeout
 
@@ -97,3 +98,8 @@ class kraken(Gated, AsyncAsking, _kraken):  # noqa: N801 - ccxt's name, by which
     async def _ask_time(self) -> float:
         reply = await self.publicGetTime()  # type: ignore[misc]  # declared as if it did not wait
         return time_of(reply["result"])
+
+
+def __getattr__(name: str) -> Any:
+    """Return what else a bot finds in ccxt.async_support."""
+    return getattr(_ccxt, name)
