@@ -124,8 +124,8 @@ def pid_of(session: str) -> int:
 
 def of_one_process(one: str, other: str) -> bool:
     """Tell whether two sessions are known to be of one process, which has one for each object that it opened."""
-    process = one.rpartition("-")[0]
-    return process == other.rpartition("-")[0] and "-0" not in process
+    *process, _ = one.split("-")
+    return process == other.split("-")[:-1] and "0" not in process
 
 
 def process_state(pid: int) -> str:
