@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from persistent_nonce import recovery, rules
 from persistent_nonce.arguments import seconds_argument
-from persistent_nonce.clock import SECOND, Now, nanoseconds
+from persistent_nonce.clock import SECOND, nanoseconds
 from persistent_nonce.doorbell import Doorbell, ring
 from persistent_nonce.errors import (
     ConfigurationError,
@@ -29,7 +28,7 @@ from persistent_nonce.errors import (
 )
 from persistent_nonce.passage import Entrance, Passage, check_turn
 from persistent_nonce.room import meet, tell
-from persistent_nonce.state import BackOff, Changed, KeyState, Outcome, Running
+from persistent_nonce.state import BackOff, Change, KeyState, Outcome, Running
 from persistent_nonce.steps import Bell, arun, do, identity, run
 from persistent_nonce.stores.base import Session, Store
 
@@ -115,8 +114,8 @@ class Call:
             reason: what the exchange said; those that wait, or are not sent, are told.
             seconds: for how long.
             until: Unix time; if that is later, until then, but no longer than a day.
-            most: when a back-off, whatever it was for, ended less than a minute ago, twice as long as that, but no
-                longer than `most` seconds. Where even that would be shorter, there is none.
+            most: when a back-off, whatever it was for, ended less than a minute ago, this one is twice as long as that,
+                up to `most` seconds, if that is more.
             full: take the call counter for full at the end of it: the exchange does.
         """
         self._held()
@@ -238,15 +237,18 @@ class Call:
 
     # --- the way out
 
-    def _ending(self, outcome: Outcome) -> _Ending:
-        finish = partial(
+    def _ending(self, outcome: Outcome) -> Change:
+        """Return the change that ends this call; it may outlive the call, so it does not hold on to it."""
+        if self._running is None:
+            return partial(rules.leave, id=self._id)
+        return partial(
             rules.finish,
+            call=self._running,
             outcome=outcome,
             recovery=self._passage.recovery,
             asked=self._asked,
             said=self._said,
         )
-        return _Ending(self._id, self._running, finish)
 
     async def _leave(self) -> None:
         """Take the call back, however far it came."""
@@ -332,19 +334,3 @@ class Call:
 def _kept(text: str) -> str:
     """Return what is kept of the exchange's words: JSON may hold half a character, which no file can."""
     return text[:_SAID].encode(errors="replace").decode()
-
-
-class _Ending:
-    """The change that ends a call, without holding on to the call itself."""
-
-    def __init__(
-        self, id: str, running: Running | None, finish: Callable[..., Changed]
-    ) -> None:
-        self._id = id
-        self._running = running
-        self._finish = finish
-
-    def __call__(self, state: KeyState, now: Now) -> Changed:
-        if self._running is None:
-            return rules.leave(state, now, self._id)
-        return self._finish(state, now, self._running)

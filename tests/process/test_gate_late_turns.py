@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from persistent_nonce import CallGate, GateTimeoutError, SQLiteStore
+from persistent_nonce import CallGate, GateTimeoutError, SQLiteStore, rules
 from persistent_nonce.room import Room, _rooms
 from persistent_nonce.steps import arun, do
 from tests.support import databases
@@ -36,7 +36,7 @@ class Late(SQLiteStore):
             finally:
                 self.done.set()
         state = super().update(key, change, durable=durable)
-        if getattr(change, "_running", self) is None and not self.done.is_set():
+        if getattr(change, "func", None) is rules.leave and not self.done.is_set():
             self.may.set()
             assert self.done.wait(GUARD)
         return state
