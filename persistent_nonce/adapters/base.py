@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack
@@ -36,8 +37,17 @@ _BRIEF: Final = 5.0
 #: What says that a call has had no turn, so that nothing was sent.
 _UNSENT: Final = (CallError, StoreError, NonceRangeError)
 
-_mutex = threading.Lock()
+_mutex = threading.RLock()  # a signal handler may call while its thread opens
 _shared: list[Store] = []
+
+
+def _renew() -> None:
+    """Have a mutex of its own in a forked child: a thread that does not exist there may hold the parent's."""
+    global _mutex  # noqa: PLW0603 - of the process
+    _mutex = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
 
 
 def _default_store() -> Store:

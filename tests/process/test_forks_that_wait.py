@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from persistent_nonce.adapters import base
+from persistent_nonce.adapters.krakenex import API
 from persistent_nonce.errors import NonceError
 from persistent_nonce.provider import NonceProvider
 from persistent_nonce.stores import forks
@@ -175,3 +177,29 @@ def test_timeout_of_a_child(path: Path) -> None:
                     assert time.monotonic() < deadline
 
         assert Fork(work).said() == "StoreTimeoutError True"
+
+
+def test_a_fork_beside_the_opening_of_the_default_store(
+    monkeypatch: pytest.MonkeyPatch, store: SQLiteStore
+) -> None:
+    """A child forked while another thread opens the default store opens it for itself, and waits for nobody (I8)."""
+    begun, go = threading.Event(), threading.Event()
+
+    def open_slowly() -> SQLiteStore:
+        begun.set()
+        assert go.wait(GUARD)
+        return store
+
+    monkeypatch.setattr(base, "_shared", [])
+    monkeypatch.setattr(base, "open_store", open_slowly)
+    client = API(KEY, "secret")
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(client._find_gate)
+        assert begun.wait(GUARD)
+        monkeypatch.setattr(base, "open_store", lambda: store)
+        child = Fork(lambda: client._find_gate().store is store)
+        try:
+            assert child.said() == "True"
+        finally:
+            go.set()
+        assert opened.result(GUARD).store is store

@@ -61,6 +61,23 @@ def test_the_default_store_is_opened_once_at_the_first_private_call(
     assert outcomes(store) == ["ok", "ok"]
 
 
+def test_a_signal_handler_calls_while_the_default_store_is_opened(
+    monkeypatch: pytest.MonkeyPatch, wire: Wire, store: Spied
+) -> None:
+    """Whoever is called in the middle of the first opening, on the same thread, does not wait for it for ever (I8)."""
+    client = connect(API(KEY, SECRET), wire)
+
+    def opening() -> Spied:
+        monkeypatch.setattr(base, "open_store", lambda: store)
+        client.query_private("CancelAll")
+        return store
+
+    monkeypatch.setattr(base, "_shared", [])
+    monkeypatch.setattr(base, "open_store", opening)
+    client.query_private("Balance")
+    assert outcomes(store) == ["ok", "ok"]
+
+
 def test_a_default_store_that_cannot_be_opened_is_a_call_not_sent(
     homeless: API, wire: Wire
 ) -> None:
