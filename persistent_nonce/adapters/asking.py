@@ -17,14 +17,14 @@ from persistent_nonce.steps import arun, do, run, until
 __all__ = ["Asking", "AsyncAsking", "time_of"]
 
 
-def time_of(result: Any) -> float:
-    """Return the Unix time in what the exchange answered to Time.
+def time_of(reply: Any) -> float:
+    """Return the Unix time in the exchange's reply to Time.
 
     Raises:
         ExchangeError: there is none.
     """
     try:
-        return float(result["unixtime"])
+        return float(reply["result"]["unixtime"])
     except (KeyError, TypeError, ValueError) as error:
         raise ExchangeError(
             "Time was answered without a time", "try again later"

@@ -131,8 +131,7 @@ class API(Asking, krakenex.API):
         return self._gates.passes(gate, method, data, send, brief=brief)
 
     def _ask_time(self) -> float:
-        reply = self.query_public("Time", timeout=self._timeout)
-        return time_of(reply.get("result") if isinstance(reply, dict) else None)
+        return time_of(self.query_public("Time", timeout=self._timeout))
 
     def _send(
         self, method: str, data: dict[str, Any], timeout: Timeout, sending: Sending[Any]

@@ -163,7 +163,7 @@ class SpotClient(Gated, Asking):
     def _ask_time(self) -> float:
         # Raw, which is what a client without exceptions of its own returns in any case.
         response: Any = super().request(*_TIME, auth=False, return_raw=True)
-        return _time(response.json())
+        return time_of(response.json())
 
     def _send(
         self,
@@ -239,7 +239,7 @@ class SpotAsyncClient(Gated, AsyncAsking, base_api.SpotAsyncClient):
     async def _ask_time(self) -> float:
         # Raw, which is what a client without exceptions of its own returns in any case.
         response: Any = await super().request(*_TIME, auth=False, return_raw=True)
-        return _time(await response.json())
+        return time_of(await response.json())
 
     async def _send(
         self, post: Callable[..., Any], data: dict[str, Any], sending: Sending[Any]
@@ -281,10 +281,6 @@ def _merged(
     """Return what a call says, as python-kraken-sdk puts it together."""
     more = json.loads(extra) if isinstance(extra, str) else extra
     return {**(params or {}), **(more or {})}
-
-
-def _time(reply: Any) -> float:
-    return time_of(reply.get("result") if isinstance(reply, dict) else None)
 
 
 def _refilled(body: bytes) -> aiohttp.StreamReader:

@@ -26,6 +26,7 @@ from persistent_nonce.adapters.sending import Sending
 from persistent_nonce.errors import (
     CallError,
     ConfigurationError,
+    ExchangeError,
     StorePermissionError,
 )
 from persistent_nonce.testing import Credentials, KrakenSimulator
@@ -246,6 +247,21 @@ def test_only_public_calls_are_throttled(
     assert costs == []
     client.call("publicGetTime")
     assert costs == [1]
+
+
+@pytest.mark.parametrize("told", [None, {"error": []}, {"error": [], "result": {}}])
+def test_an_exchange_that_does_not_tell_its_time(
+    told: Any, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply without a time is our ExchangeError, in whatever way it lacks one."""
+
+    async def wait() -> Any:
+        return told
+
+    tell = wait if client.kind == "async" else lambda: told
+    monkeypatch.setattr(client.raw, "publicGetTime", tell)
+    with pytest.raises(ExchangeError, match="Time"):
+        client.call("_ask_time")
 
 
 def test_a_public_call_that_is_throttled_holds_up_no_private_one(

@@ -106,7 +106,7 @@ class kraken(Gated, Asking, _kraken):  # noqa: N801 - ccxt's name, by which bots
         return self._gates.passes(gate, method, data, send, brief=brief)
 
     def _ask_time(self) -> float:
-        return time_of(self.publicGetTime()["result"])
+        return time_of(self.publicGetTime())
 
 
 def __getattr__(name: str) -> Any:

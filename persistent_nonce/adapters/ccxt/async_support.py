@@ -96,8 +96,7 @@ class kraken(Gated, AsyncAsking, _kraken):  # noqa: N801 - ccxt's name, by which
         return await self._gates.apasses(gate, method, data, send, brief=brief)
 
     async def _ask_time(self) -> float:
-        reply = await self.publicGetTime()  # type: ignore[misc]  # declared as if it did not wait
-        return time_of(reply["result"])
+        return time_of(await self.publicGetTime())  # type: ignore[misc]  # declared as if it did not wait
 
 
 def __getattr__(name: str) -> Any:
