@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from persistent_nonce.arguments import (
     check_label,
@@ -35,7 +35,7 @@ class CallGate:
         rate: the exchange's call counter; None follows the key's own, none at first.
         timeout: seconds a call may wait for its turn.
         hold_timeout: seconds after which a call that has not ended is overtaken; more than any request may take.
-        recovery: what is done about a refused nonce; None follows the key's own.
+        recovery: what is done about a refused nonce; None is `Recovery()`, but for what is stored with the key.
         default_rate: the call counter of a key for which nobody has named one.
         default_unit: likewise; ms if this is None too.
 
@@ -70,13 +70,12 @@ class CallGate:
         self._timeout = seconds_argument("timeout", timeout)
         self._hold = seconds_argument("hold_timeout", hold_timeout, least=0.001)
         self._recovery = recovery or Recovery()
-        interval = min_interval
         self._wanted = Wanted(
             unit=None if unit is None else check_unit(unit),
             label=None if label is None else check_label(label),
             min_interval=None
-            if interval is None
-            else nanoseconds(seconds_argument("min_interval", interval)),
+            if min_interval is None
+            else nanoseconds(seconds_argument("min_interval", min_interval)),
             rate=rate,
             default_rate=default_rate,
             default_unit=None if default_unit is None else check_unit(default_unit),
@@ -190,8 +189,8 @@ class Attempt(Call):
 
     if TYPE_CHECKING:
         # Of a Call's exit a type checker knows that it lets every error through; not so of an attempt's.
-        def __exit__(self, *error: Any) -> bool: ...
-        async def __aexit__(self, *error: Any) -> bool: ...
+        def __exit__(self, *error: object) -> bool: ...
+        async def __aexit__(self, *error: object) -> bool: ...
 
     async def _exit(self, error: BaseException | None) -> bool:
         self._check_process()

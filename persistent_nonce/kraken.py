@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from persistent_nonce.arguments import whole_argument
@@ -170,7 +170,7 @@ def changes(method: str) -> bool:
     return method not in _READING
 
 
-def reference(method: str, data: Mapping[str, Any]) -> str:
+def reference(method: str, data: Mapping[str, object]) -> str:
     """Return the caller's own id in the data of a call that changes something, as `cl_ord_id=…` or `userref=…`.
 
     Empty if it gave none, or one that the exchange does not take, or only has an order checked.

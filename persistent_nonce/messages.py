@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from persistent_nonce import recovery, rules
+from persistent_nonce.candidate import Passage
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.errors import GateTimeoutError, LockedOutError
 from persistent_nonce.state import KeyState
 from persistent_nonce.stores.sessions import of_one_process, pid_of, process_state
 
-__all__ = ["COUNTER", "holder", "locked_out", "timed_out", "waits_for"]
-
+__all__ = ["COUNTER", "locked_out", "timed_out", "waits_for"]
 
 #: The reason of a call that waits until the exchange's counter has room for it.
 COUNTER: Final = "the call counter"
@@ -19,19 +19,7 @@ COUNTER: Final = "the call counter"
 _INTERVAL: Final = "the interval"
 
 
-class Asked(Protocol):
-    """What of a passage is spoken of."""
-
-    @property
-    def method(self) -> str:
-        """The method that is called."""
-
-    @property
-    def timeout(self) -> float:
-        """Seconds it may queue."""
-
-
-def holder(session: str, method: str, since: int, now: Now) -> str:
+def _holder(session: str, method: str, since: int, now: Now) -> str:
     """Name a call that others wait for: its method, process, and age."""
     pid = pid_of(session)
     age = (now.mono - since) / SECOND
@@ -53,18 +41,18 @@ def waits_for(state: KeyState, now: Now, id: str) -> str:
 
 
 def timed_out(
-    state: KeyState, now: Now, asked: Asked, session: str
+    state: KeyState, now: Now, asked: Passage, session: str
 ) -> GateTimeoutError:
     """Return the error of a call of `session` that did not get its turn."""
     running, first = state.running, rules.head(state)
     if running is not None:
-        whom = holder(running.session, running.method, running.since, now)
+        whom = _holder(running.session, running.method, running.since, now)
         why = f"in flight is {whom}"
         hint = "end that process, or give calls a longer timeout"
         if of_one_process(running.session, session):
             hint = "it is this very process: end that call first, or give calls a longer timeout"
     elif first is not None:
-        whom = holder(first.session, first.method, first.since, now)
+        whom = _holder(first.session, first.method, first.since, now)
         reason = waits_for(state, now, first.id)
         why = f"next is {whom}, which waits for {reason}"
         hint = "the key is asked for more than it allows: fewer calls, or a higher tier"
@@ -82,7 +70,7 @@ def timed_out(
     )
 
 
-def locked_out(state: KeyState, left: int, asked: Asked) -> LockedOutError:
+def locked_out(state: KeyState, left: int, asked: Passage) -> LockedOutError:
     """Return the error of a call whose time ends before the shared back-off does."""
     return LockedOutError(
         f"{asked.method} of key {state.key} was not sent: {state.reason}; "

@@ -119,7 +119,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """What is done about a refused nonce, by all processes of the key together (design: bounded, shared).
+    """What is done about a refused nonce, once for all processes of the key.
 
     Attributes:
         jump: seconds the mark is moved ahead after the first refusal.
