@@ -93,16 +93,17 @@ class Gates:
         self._store = store
         hold = max(_HOLD, 2 * whole)
         self._longest = hold / 2  # whatever time limit a single call is given
-        self._settings: dict[str, Any] = {
-            "min_interval": min_interval,
-            "rate": None if tier is None else kraken.rate(tier),
-            "default_rate": kraken.rate("starter"),
-            "unit": None if unit is None else check_unit(unit),
-            "default_unit": native,
-            "timeout": seconds_argument("gate_timeout", gate_timeout),
-            "hold_timeout": hold,
-            "recovery": recovery,
-        }
+        self._make = partial(
+            CallGate,
+            min_interval=min_interval,
+            rate=None if tier is None else kraken.rate(tier),
+            default_rate=kraken.rate("starter"),
+            unit=None if unit is None else check_unit(unit),
+            default_unit=native,
+            timeout=seconds_argument("gate_timeout", gate_timeout),
+            hold_timeout=hold,
+            recovery=recovery,
+        )
         self._last: tuple[str, CallGate] | None = None
 
     def of(self, key: str) -> CallGate:
@@ -117,7 +118,7 @@ class Gates:
                 store = _default_store() if self._store is None else self._store
             except StoreError as error:
                 raise unsent(error, self._family) from error
-            last = self._last = (key, CallGate(store, key, **self._settings))
+            last = self._last = (key, self._make(store, key))
         return last[1]
 
     async def aof(self, key: str) -> CallGate:

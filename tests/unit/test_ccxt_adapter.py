@@ -195,7 +195,7 @@ def test_a_copy_is_a_client_too(
     copied = again(made)
     assert type(copied) is CLASSES[kind]
     assert copied._gates.of("a key").key == made._gates.of("a key").key
-    assert copied._gates._settings == made._gates._settings
+    assert copied._gates._make.keywords == made._gates._make.keywords
     base._shared[0].close()
 
 
