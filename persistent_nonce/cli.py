@@ -22,6 +22,7 @@ from persistent_nonce.commands.online import ask
 from persistent_nonce.commands.options import as_json, chosen, database, emit
 from persistent_nonce.commands.recovering import recover
 from persistent_nonce.errors import NonceError
+from persistent_nonce.stores.sessions import probe
 
 if TYPE_CHECKING:
     from persistent_nonce.state import CallRecord, KeyState
@@ -150,11 +151,9 @@ def calls(key: str | None, *, in_doubt: bool, limit: int, as_json: bool) -> None
 def _calls(
     reader: Reader, states: list[KeyState], limit: int, *, in_doubt: bool = False
 ) -> list[CallRecord]:
-    from persistent_nonce.commands import view  # noqa: PLC0415 - rich is slow to load
-
     key = states[0].key if len(states) == 1 else None
     kept = reader.calls(key, -1 if in_doubt else limit)  # -1: all that there are
-    found = facts.recent(kept, states, reader.now(), view.probe(reader.path))
+    found = facts.recent(kept, states, reader.now(), probe(reader.path))
     return [call for call in found if not in_doubt or records.in_doubt(call)][:limit]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +13,10 @@ from persistent_nonce.state import fingerprint
 from persistent_nonce.stores import open_store, place
 from persistent_nonce.stores.permissions import check_name, is_shared
 from persistent_nonce.stores.reader import Reader
+from persistent_nonce.stores.rows import is_fingerprint
 from persistent_nonce.stores.sqlite import SQLiteStore
 
 __all__ = ["find_key", "open_reader", "open_writer"]
-
-_FINGERPRINT: Final = re.compile("[0-9a-f]{16}")
 
 #: The most candidates that an error lists.
 _LISTED: Final = 20
@@ -55,7 +53,7 @@ def find_key(path: Path | None, given: str, *, new: bool = False) -> str:
         ConfigurationError: no key, or more than one, is meant.
         StoreError: the database cannot be read.
     """
-    whole = _FINGERPRINT.fullmatch(given.lower())
+    whole = is_fingerprint(given.lower())
     with closing(open_reader(path)) as reader:
         if new and whole and not os.path.exists(reader.path):
             return given.lower()

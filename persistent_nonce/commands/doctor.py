@@ -31,7 +31,7 @@ from persistent_nonce.stores.marks import path_of, read_marks
 from persistent_nonce.stores.permissions import BESIDE, explain, is_shared, shown
 from persistent_nonce.stores.reader import Reader
 from persistent_nonce.stores.salvage import is_sound
-from persistent_nonce.stores.sessions import process_state, standing
+from persistent_nonce.stores.sessions import probe, process_state
 from persistent_nonce.stores.slots import Mark, went_back
 
 __all__ = ["default_stores", "examine", "loses_commits"]
@@ -63,6 +63,7 @@ def examine(
 
     Raises:
         ConfigurationError: the path cannot be used.
+        StoreUnavailableError: none was given, and this user has no home.
     """
     implicit = path is None and place.chosen_path() is None
     given = place.default_path() if path is None else path
@@ -239,7 +240,7 @@ def _keys(reader: Reader) -> Iterator[Finding]:
     if damaged:
         said = f"{damaged} of them are damaged"
         yield Finding("marks", wrong=True, said=said, do=RECOVER)
-    ask = partial(standing, reader.path.with_name(reader.path.name + ".sessions"))
+    ask = probe(reader.path)
     for key in keys:
         mark = marks.pop(key, None)
         try:

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,7 +21,7 @@ from rich.text import Text
 from persistent_nonce.clock import SECOND, Now
 from persistent_nonce.commands.facts import call_facts, clean, key_facts
 from persistent_nonce.state import CallRecord, KeyState
-from persistent_nonce.stores.sessions import standing
+from persistent_nonce.stores.sessions import probe
 
 if TYPE_CHECKING:
     from persistent_nonce.findings import Finding
@@ -35,7 +34,6 @@ __all__ = [
     "findings_data",
     "findings_text",
     "live",
-    "probe",
     "seconds",
     "states_data",
     "states_text",
@@ -80,11 +78,6 @@ def seconds(value: float) -> str:
         if abs(value) >= 2 * length:
             return f"{value / length:.0f} {unit}"
     return f"{value:.1f} s"
-
-
-def probe(path: Path) -> Callable[[str], str]:
-    """Return what tells, in one word, how a session of the database `path` stands."""
-    return partial(standing, path.with_name(path.name + ".sessions"))
 
 
 # --- keys -----------------------------------------------------------------------------

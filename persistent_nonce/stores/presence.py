@@ -12,7 +12,14 @@ from persistent_nonce.errors import StoreUnavailableError
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Changed, KeyState, Running
 from persistent_nonce.stores.place import make_directory
-from persistent_nonce.stores.sessions import Fate, FileSession, fate, pid_of, sweep
+from persistent_nonce.stores.sessions import (
+    Fate,
+    FileSession,
+    directory_of,
+    fate,
+    pid_of,
+    sweep,
+)
 
 __all__ = ["Presence"]
 
@@ -31,7 +38,7 @@ class Presence:
     """
 
     def __init__(self, path: Path, *, shared: bool) -> None:
-        self._directory = path.with_name(path.name + ".sessions")
+        self._directory = directory_of(path)
         self._shared = shared
         self._sessions: list[FileSession] = []
 

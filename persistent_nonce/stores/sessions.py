@@ -13,6 +13,7 @@ import itertools
 import os
 import secrets
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -23,11 +24,12 @@ from persistent_nonce.errors import StoreUnavailableError
 
 __all__ = [
     "FileSession",
+    "directory_of",
     "fate",
     "of_one_process",
     "pid_of",
+    "probe",
     "process_state",
-    "standing",
     "sweep",
 ]
 
@@ -117,6 +119,11 @@ class FileSession:
         self.abandon()
 
 
+def directory_of(database: Path) -> Path:
+    """Return the directory of the sessions' files of a database."""
+    return database.with_name(database.name + ".sessions")
+
+
 def pid_of(session: str) -> int:
     """Return the pid in a session's name."""
     return int(session.split("-", 1)[0])
@@ -138,11 +145,15 @@ def process_state(pid: int) -> str:
     return "unknown" if _exists(pid) else "gone"
 
 
-def standing(directory: Path, name: str) -> str:
-    """Return what can be said of another session in one word: its process's state, gone, or unknown.
+def probe(database: Path) -> Callable[[str], str]:
+    """Return what says of another session in one word how it stands: its process's state, gone, or unknown.
 
     To be asked of sessions that a row names: one that is being made does not hold its lock yet.
     """
+    return partial(_standing, directory_of(database))
+
+
+def _standing(directory: Path, name: str) -> str:
     try:
         if fate(directory, name) == "gone":
             return "gone"
