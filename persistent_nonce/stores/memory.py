@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections import deque
 from collections.abc import Collection
 
 from persistent_nonce.clock import SYSTEM_CLOCK, Clock, Now
@@ -13,11 +12,10 @@ from persistent_nonce.nonces import ceiling
 from persistent_nonce.records import in_doubt
 from persistent_nonce.rules import wake
 from persistent_nonce.state import CallRecord, Change, KeyState
+from persistent_nonce.stores.pending import Pending
+from persistent_nonce.stores.rows import KEPT_CALLS
 
 __all__ = ["MemorySession", "MemoryStore"]
-
-#: How many settled call records are kept for a key.
-_KEPT_CALLS = 1000
 
 
 class MemorySession:
@@ -58,7 +56,7 @@ class MemoryStore:
         self._mutex = threading.RLock()
         self._states: dict[str, KeyState] = {}
         self._calls: dict[str, CallRecord] = {}
-        self._pending: deque[tuple[str, Change]] = deque()
+        self._pending = Pending()
         self._session: MemorySession | None = None
         self._closed = False
 
@@ -84,8 +82,7 @@ class MemoryStore:
             try:
                 return self._apply(key, change)
             finally:
-                while self._pending:
-                    self._apply(*self._pending.popleft())
+                self._pending.drain(self._apply)
 
     def _apply(self, key: str, change: Change) -> KeyState:
         now, state = self.now(), self._states.get(key) or KeyState(key)
@@ -110,7 +107,7 @@ class MemoryStore:
         serial = max(record.serial, old.serial if old else 0)
         self._calls[record.id] = record._replace(serial=serial)
         for other in [*self._calls.values()]:
-            if other.key == record.key and 0 < other.serial <= serial - _KEPT_CALLS:
+            if other.key == record.key and 0 < other.serial <= serial - KEPT_CALLS:
                 del self._calls[other.id]
 
     def later(self, key: str, change: Change) -> None:
@@ -143,7 +140,7 @@ class MemoryStore:
         return found[:limit]
 
     def close(self) -> None:
-        """Forget everything."""
+        """Refuse every further use."""
         self._closed = True
 
     def _check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -254,6 +255,23 @@ def test_later_is_done_with_the_next_update(store: Store) -> None:
     store.later(KEY, label)
     with pytest.raises(ZeroDivisionError):
         store.update(OTHER, fail)
+    assert store.read(KEY).label == "later"
+
+
+def test_later_holds_up_nobody_else(store: Store) -> None:
+    """A change left for later that cannot be made yet fails no update, and is made by one that comes when it can be."""
+    possible = threading.Event()
+
+    def label(state: KeyState, now: Now) -> Changed:
+        if not possible.is_set():
+            raise StoreUnavailableError("not yet")
+        return Changed(state._replace(label="later"))
+
+    store.later(KEY, label)
+    assert store.update(OTHER, take).nonce
+    assert not store.read(KEY).label
+    possible.set()
+    store.update(OTHER, take)
     assert store.read(KEY).label == "later"
 
 
