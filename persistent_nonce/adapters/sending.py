@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -19,8 +20,6 @@ from persistent_nonce.state import fingerprint
 __all__ = ["Sending", "aside", "current"]
 
 T = TypeVar("T")
-
-_OK: Final = 200
 
 #: Of this thread, or of this task: a client signs and sends deep inside its own code.
 _current: Final[ContextVar[Sending[Any] | None]] = ContextVar("sending", default=None)
@@ -133,7 +132,7 @@ class Sending(Generic[T]):
             self.replied(json.loads(body))
         except ValueError:
             self.replied(None)
-        if status != _OK and not self._errors:
+        if status != HTTPStatus.OK and not self._errors:
             self._errors = None
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -28,8 +29,6 @@ __all__ = ["SpotAsyncClient", "SpotClient", "UnsentError"]
 
 #: The time limit that stands for a client's `TIMEOUT`, in seconds.
 _DEFAULT: Final = 10
-
-_OK: Final = 200
 
 #: The method that is answered with a file.
 _FILE: Final = "RetrieveExport"
@@ -294,5 +293,5 @@ def _refilled(body: bytes) -> aiohttp.StreamReader:
 
 def _note(sending: Sending[Any], status: int, body: bytes) -> None:
     sending.received(status, body)
-    if (status, sending.call.method, sending.reply) == (_OK, _FILE, None):
+    if (status, sending.call.method, sending.reply) == (HTTPStatus.OK, _FILE, None):
         sending.replied({"error": []})
