@@ -72,20 +72,14 @@ def _open_orders(call: Call) -> object:
 
 
 def _closed_orders(call: Call) -> object:
-    start = call.fields.get("start", "0")
-    if not (start.isascii() and start.isdigit() and len(start) <= len("1000000000")):
-        raise RefusedError("EGeneral:Invalid arguments:start")
+    start, offset = _number(call, "start"), _number(call, "ofs")
     found = [
         order
         for order in _found(call)
-        if order.status != "open" and order.closed >= int(start) * SECOND
+        if order.status != "open" and order.closed >= start * SECOND
     ]
     found.sort(key=lambda order: order.closed, reverse=True)
-    offset = call.fields.get("ofs", "0")
-    if not (offset.isascii() and offset.isdigit() and len(offset) < len("1000000000")):
-        raise RefusedError("EGeneral:Invalid arguments:ofs")
-    page = found[int(offset) : int(offset) + _PAGE]
-    return {"closed": _told(page), "count": len(found)}
+    return {"closed": _told(found[offset : offset + _PAGE]), "count": len(found)}
 
 
 def _query_orders(call: Call) -> object:
@@ -117,6 +111,13 @@ def _api_key_info(call: Call) -> object:
 
 def _websockets_token(call: Call) -> object:
     return {"token": f"simulated-{call.account.floor}", "expires": 900}
+
+
+def _number(call: Call, name: str) -> int:
+    text = call.fields.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= len("1000000000")):
+        raise RefusedError(f"EGeneral:Invalid arguments:{name}")
+    return int(text)
 
 
 def _found(call: Call) -> list[Order]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -257,9 +257,7 @@ def _check_deadline(text: str, *, sent: int, now: int) -> None:
     if moment.tzinfo is None:
         raise RefusedError("EGeneral:Invalid arguments:deadline")
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    deadline = (
-        since.days * 86_400 + since.seconds
-    ) * SECOND + since.microseconds * 1000
+    deadline = since // timedelta(microseconds=1) * 1000
     if not _DEADLINE[0] * SECOND <= deadline - sent <= _DEADLINE[1] * SECOND:
         raise RefusedError("EGeneral:Invalid arguments:deadline")
     if now > deadline:

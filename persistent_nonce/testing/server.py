@@ -186,9 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.sendall(data)
 
     def _frame(self, status: int, content_type: str, body: bytes) -> bytes:
-        phrase = (
-            self.responses.get(HTTPStatus(status), ("",))[0] if status in _KNOWN else ""
-        )
+        phrase, _ = self.responses.get(status, ("", ""))
         head = (
             f"HTTP/1.1 {status} {phrase}\r\n"
             f"Date: {self.date_time_string()}\r\n"
@@ -209,6 +207,3 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             return False
         return peeked != b""
-
-
-_KNOWN: Final = frozenset(status.value for status in HTTPStatus)
