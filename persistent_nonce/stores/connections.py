@@ -7,7 +7,6 @@ be closed outlives its store and the interpreter: the end of a process closes fi
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -139,7 +138,7 @@ class Connections:
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.void()
-        reader: sqlite3.Connection | None = self._reader.forget()
+        reader = self._reader.forget()
         connections: list[Closable] = [c for c in (writer, reader) if c is not None]
         if not connections:
             return

@@ -92,7 +92,7 @@ class Files:
             raise self._difference() from None
 
     def _difference(self) -> StoreReplacedError:
-        for path, recorded in zip(self._paths, self._recorded, strict=False):
+        for path, recorded in zip(self._paths, self._recorded, strict=True):
             if _identity(path) != recorded:
                 return _replaced(path)
         return _replaced(self._paths[0])

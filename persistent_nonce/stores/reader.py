@@ -21,7 +21,6 @@ from persistent_nonce.errors import (
     NonceError,
     StoreCorruptError,
     StoreUnavailableError,
-    StoreVersionError,
 )
 from persistent_nonce.state import CallRecord, KeyState
 from persistent_nonce.stores import forks
@@ -36,7 +35,7 @@ from persistent_nonce.stores.rows import (
     select_row,
     select_seal,
 )
-from persistent_nonce.stores.schema import SCHEMA, version
+from persistent_nonce.stores.schema import refuse_other, version
 
 __all__ = ["Reader"]
 
@@ -81,20 +80,14 @@ class Reader:
         try:
             state = decode(rows[0])
         except StoreCorruptError:
-            self._check_version()  # the check of another schema's row differs too
+            # The check of another schema's row differs too.
+            ((found,),) = self.query("PRAGMA user_version")
+            refuse_other(found)
             raise
         if len(self._last) >= _REMEMBERED:
             self._last.clear()
         self._last[key] = (seal(rows[0]), state)
         return state
-
-    def _check_version(self) -> None:
-        ((found,),) = self.query("PRAGMA user_version")
-        if found != SCHEMA:
-            raise StoreVersionError(
-                f"the database has schema {found}, this process works with {SCHEMA}",
-                "restart this program with the newer version",
-            )
 
     def keys(self) -> list[str]:
         """Return the fingerprints of all keys, sorted."""

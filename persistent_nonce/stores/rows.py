@@ -50,9 +50,9 @@ KEPT_CALLS: Final = 1000
 _AT_ONCE: Final = 32
 
 _FIELDS: Final = KeyState._fields
-_EXEMPT: Final = _FIELDS.index(
-    "exempt"
-)  # it and all behind it are stored in another form
+
+#: This column, and all behind it, are stored in another form.
+_EXEMPT: Final = _FIELDS.index("exempt")
 _NAMES: Final = ", ".join(f'"{name}"' for name in COLUMNS)
 
 #: A nonce changes the columns between these two; what stands behind them is encoded once for many.
@@ -224,9 +224,7 @@ def write_calls(execute: Execute, records: Iterable[CallRecord]) -> None:
     """Store call records, and of each key's settled ones keep the newest 1000, or a few more."""
     for record in records:
         execute(_PUT_CALL, record)
-        if record.serial % _AT_ONCE:
-            continue
-        if record.serial > KEPT_CALLS:
+        if record.serial > KEPT_CALLS and not record.serial % _AT_ONCE:
             execute(_TRIM, (record.key, record.serial - KEPT_CALLS))
 
 

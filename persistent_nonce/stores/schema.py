@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from persistent_nonce.errors import StoreCorruptError, StoreVersionError
 from persistent_nonce.state import KeyState
@@ -17,6 +17,7 @@ __all__ = [
     "keep",
     "kept",
     "migrate",
+    "refuse_other",
     "version",
 ]
 
@@ -69,7 +70,7 @@ def version(connection: sqlite3.Connection) -> int:
         StoreCorruptError: the database is somebody else's.
         StoreVersionError: it was written by a newer version of this library.
     """
-    found = cast("int", _one(connection, "PRAGMA user_version"))
+    found: int = _one(connection, "PRAGMA user_version")
     owner = _one(connection, "PRAGMA application_id")
     tables = _one(connection, "SELECT count(*) FROM sqlite_schema")
     if owner != _APPLICATION and (owner or found or tables):
@@ -87,7 +88,11 @@ def version(connection: sqlite3.Connection) -> int:
 
 def check_version(connection: sqlite3.Connection) -> None:
     """Raise StoreVersionError if the schema is another than when the database was opened."""
-    found = version(connection)
+    refuse_other(version(connection))
+
+
+def refuse_other(found: int) -> None:
+    """Raise StoreVersionError if `found` is not the version of the schema that this process works with."""
     if found != SCHEMA:
         raise StoreVersionError(
             f"the database has schema {found}, this process works with {SCHEMA}",
