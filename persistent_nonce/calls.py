@@ -91,6 +91,10 @@ class Call:
             outcome: "ok"; "error", the exchange said no and executed nothing; "invalid_nonce"; "unknown", it may have
                 been executed; "not_sent".
             said: the exchange's error, for the record, of which 200 characters are kept.
+
+        Raises:
+            ConfigurationError: there is no such outcome, or the call has not begun.
+            ForkedCallError: the call is another process's.
         """
         if outcome not in _ENDS:
             raise ConfigurationError(
@@ -117,6 +121,10 @@ class Call:
             most: when a back-off, whatever it was for, ended less than a minute ago, this one is twice as long as that,
                 up to `most` seconds, if that is more.
             full: take the call counter for full at the end of it: the exchange does.
+
+        Raises:
+            ConfigurationError: an argument cannot be used, or the call has not begun.
+            ForkedCallError: the call is another process's.
         """
         self._held()
         self._asked = BackOff(

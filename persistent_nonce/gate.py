@@ -109,6 +109,7 @@ class CallGate:
             GateTimeoutError: no turn within the timeout; the message names the holder.
             LockedOutError: a shared back-off ends after the timeout.
             KeyClosedError: the key is closed.
+            ForkedCallError: the store was in use while this process was forked.
             NestedCallError: this thread or task has a call of the key, or waits for one.
             NonceRangeError, ConfigurationError, StoreError: as from a provider; nothing was sent.
         """

@@ -196,10 +196,10 @@ class Drawer:
         """Take the next nonce (I1, I2).
 
         Raises:
-            NonceRangeError: it would lie too far ahead of the clock, or above 2**63 - 1.
+            NonceRangeError: it would lie too far ahead of the clock, or above the greatest that is possible.
             UnitMismatchError: the key counts in another unit.
             KeyClosedError: the key is closed.
-            StoreError: the state cannot be used; no nonce was issued.
+            StoreError, ForkedCallError: the state cannot be used; no nonce was issued.
         """
         block = self._block
         nonce = next(block.rest, 0)
@@ -230,6 +230,9 @@ class Drawer:
 
         Every nonce to come is greater, but for those of a burst that goes on elsewhere at this moment: its mark lies
         at the end of what it has set apart.
+
+        Raises:
+            StoreError, ForkedCallError: the state cannot be read.
         """
         last = self._last_drawn()
         return self._store.read(self.key).nonce if last is None else last

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from persistent_nonce import nonces, settings
-from persistent_nonce.arguments import check_label, check_store
+from persistent_nonce.arguments import check_label, check_store, whole_argument
 from persistent_nonce.clock import Now
 from persistent_nonce.errors import ConfigurationError
 from persistent_nonce.leases import Drawer
@@ -13,7 +15,7 @@ from persistent_nonce.stores.base import Store
 __all__ = ["NonceProvider"]
 
 #: The most nonces that one call may reserve.
-_MOST = 1_000_000
+_MOST: Final = 1_000_000
 
 
 class NonceProvider(Drawer):
@@ -55,16 +57,10 @@ class NonceProvider(Drawer):
         """Take `count` nonces in a row, from 1 to 1,000,000, at the cost of one.
 
         Raises:
+            ConfigurationError: it is no such number.
             NonceError: as `next`; none of them was issued.
         """
-        if (
-            isinstance(count, bool)
-            or not isinstance(count, int)
-            or not 1 <= count <= _MOST
-        ):
-            raise ConfigurationError(
-                f"cannot reserve {count!r:.40} nonces", f"a number from 1 to {_MOST}"
-            )
+        whole_argument("count", count, least=1, most=_MOST)
 
         def change(state: KeyState, now: Now) -> Changed:
             followed = settings.configure(state, self._wanted)
@@ -76,8 +72,10 @@ class NonceProvider(Drawer):
         """Let every nonce to come be greater than `at_least`; return the mark, which never goes down (I10).
 
         Raises:
+            ConfigurationError: it is no whole number.
             NonceRangeError: no nonce would be left.
-            StoreError: the state cannot be used; nothing was changed.
+            UnitMismatchError: the key counts in another unit.
+            StoreError, ForkedCallError: the state cannot be used; nothing was changed.
         """
         if isinstance(at_least, bool) or not isinstance(at_least, int):
             raise ConfigurationError(

@@ -42,7 +42,7 @@ def ended(
     took: int | None,
     said: str = "",
 ) -> Changed:
-    """Return the record of a call that ended, numbered unless it is in doubt.
+    """Return the state with the record of a call that ended, numbered unless it is in doubt.
 
     Args:
         took: nanoseconds in flight; None if nobody saw the end.
@@ -52,7 +52,7 @@ def ended(
 
 
 def settled(state: KeyState, record: CallRecord, outcome: Outcome) -> Changed:
-    """Return `record` with its outcome, numbered unless that is in doubt."""
+    """Return the state with `record` and its outcome, numbered unless that is in doubt."""
     record = record._replace(outcome=outcome)
     if in_doubt(record):
         return Changed(state, (record,))

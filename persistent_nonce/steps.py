@@ -67,7 +67,7 @@ def do(call: Callable[[], T]) -> Generator[Step, Any, T]:
 
 @coroutine
 def pause(seconds: float) -> Generator[Step, Any, bool]:
-    """Wait for `seconds` of real time; return whether it was ended early."""
+    """Wait for `seconds` of real time; return whether it was ended early, which a loop does not tell."""
     return bool((yield float(seconds)))
 
 

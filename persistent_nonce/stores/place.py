@@ -27,12 +27,10 @@ from persistent_nonce.stores.permissions import (
 
 __all__ = [
     "VARIABLE",
-    "check_files",
     "check_filesystem",
     "chosen_path",
     "create_database",
     "default_path",
-    "explain",
     "home_path",
     "make_directory",
     "open_beside",

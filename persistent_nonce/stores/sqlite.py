@@ -181,6 +181,7 @@ class SQLiteStore:
 
         Raises:
             StoreError: the state could not be locked, read, trusted or written.
+            ForkedCallError: this process was forked while the store was in use.
         """
         return self._change(Writer.transact, key, change, durable=durable)
 

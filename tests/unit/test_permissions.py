@@ -163,7 +163,7 @@ def test_explain(
     database: Path, number: int, kind: type[StoreError], words: str
 ) -> None:
     """Each fault of the system has its place in the tree, and the message names the path."""
-    found = place.explain(OSError(number, os.strerror(number)), database)
+    found = permissions.explain(OSError(number, os.strerror(number)), database)
     assert type(found) is kind
     with pytest.raises(NonceError, match=words):
         raise found
@@ -174,13 +174,13 @@ def test_a_denied_access_names_what_stands_in_the_way(database: Path) -> None:
     """The message tells the mode and the owner of the nearest thing that can be seen."""
     denied = PermissionError(errno.EACCES, "denied")
     database.parent.chmod(0o510)
-    said = str(place.explain(denied, database))
+    said = str(permissions.explain(denied, database))
     assert f"{str(database.parent)!r} has mode 0510" in said
     assert f"to user {os.geteuid()}" in said
     database.parent.chmod(0o700)
     database.touch()
     database.chmod(0o400)
-    said = str(place.explain(denied, database))
+    said = str(permissions.explain(denied, database))
     assert f"{str(database)!r} has mode 0400" in said
 
 
@@ -200,7 +200,7 @@ def test_messages_are_one_short_line() -> None:
     path = Path("/x/" + "a\nb\x1b[2J" * 1000)
     odd = OSError("first\nsecond")
     for error in (odd, OSError(errno.EIO, "x"), PermissionError(errno.EPERM, "x")):
-        said = str(place.explain(error, path))
+        said = str(permissions.explain(error, path))
         assert said.isprintable()
         assert len(said) < 1000
 

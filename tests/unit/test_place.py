@@ -19,7 +19,7 @@ from persistent_nonce.errors import (
     StorePermissionError,
     StoreUnavailableError,
 )
-from persistent_nonce.stores import place
+from persistent_nonce.stores import permissions, place
 
 
 @contextmanager
@@ -288,7 +288,7 @@ def test_an_existing_database_is_not_opened(
 
     monkeypatch.setattr(os, "open", watched)
     place.prepare(database, shared=False, create=True)
-    place.check_files(database, shared=False)
+    permissions.check_files(database, shared=False)
     assert not place.create_database(database, shared=False)
     assert flags
     assert all(flag & os.O_EXCL for flag in flags)
