@@ -110,6 +110,7 @@ class Gates:
         """Return the gate of an API key.
 
         Raises:
+            ConfigurationError: the key is empty, or PERSISTENT_NONCE_DB cannot be used.
             StoreError: the default store cannot be opened; an error of the client's family too.
         """
         last = self._last
@@ -152,6 +153,7 @@ class Gates:
 
         Raises:
             CallError, StoreError, NonceRangeError: it was not sent; an error of the client's family too.
+            ConfigurationError: it was not sent, since a setting contradicts what is stored or cannot be used.
             Exception: as `send` raises, other than of a refused nonce.
         """
         last: Sending[T] | None = None

@@ -94,6 +94,7 @@ class API(Asking, krakenex.API):
 
         Raises:
             CallError, StoreError, NonceRangeError: it was not sent; each is a requests.exceptions.ConnectTimeout too.
+            ConfigurationError: it was not sent, since a setting contradicts what is stored or cannot be used.
             Exception: as krakenex raises; the call may have been executed unless there was no connection.
         """
         if not self.key or not self.secret:

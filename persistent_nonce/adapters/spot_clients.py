@@ -133,6 +133,7 @@ class SpotClient(Gated, Asking):
 
         Raises:
             CallError, StoreError, NonceRangeError: it was not sent; each is a KrakenRateLimitExceededError too.
+            ConfigurationError: it was not sent, since a setting contradicts what is stored or cannot be used.
             Exception: as python-kraken-sdk raises.
         """
         if self._goes_straight(auth=auth):

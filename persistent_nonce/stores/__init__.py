@@ -16,6 +16,7 @@ def open_store() -> SQLiteStore:
     user's state directory.
 
     Raises:
+        ConfigurationError: PERSISTENT_NONCE_DB cannot be used.
         StoreError: it cannot be opened, or is not a place where state outlives a redeploy.
     """
     path = place.default_path()

@@ -55,6 +55,7 @@ class kraken(Gated, Asking, _kraken):  # noqa: N801 - ccxt's name, by which bots
 
         Raises:
             CallError, StoreError, NonceRangeError: it was not sent; each is a ccxt.DDoSProtection too.
+            ConfigurationError: it was not sent, since a setting contradicts what is stored or cannot be used.
             Exception: as ccxt raises; the call may have been executed unless there was no connection.
         """
         fetch = super().fetch2
