@@ -8,15 +8,13 @@ where there are no such sockets, looks at the state as often as if there were no
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from persistent_nonce import rules
 from persistent_nonce.state import KeyState
-
-if TYPE_CHECKING:
-    from socket import socket
 
 __all__ = ["Doorbell", "ring"]
 
@@ -35,7 +33,7 @@ class Doorbell:
 
     def __init__(self, id: Callable[[], str]) -> None:
         self._id = id
-        self._bell: socket | None = None
+        self._bell: socket.socket | None = None
         self._opened = self._rung = False
 
     def wait(self, seconds: float) -> bool:
@@ -74,15 +72,13 @@ def ring(state: KeyState) -> KeyState:
     """Wake the call that is next in `state`, if nothing runs; return `state`."""
     first = rules.head(state) if state.running is None else None
     if first is not None:
-        # At the interpreter's end nothing can be loaded any more; and an id is what another process has stored.
-        with suppress(OSError, ImportError, ValueError), _socket() as sender:
+        # An id is what another process has stored.
+        with suppress(OSError, ValueError), _socket() as sender:
             sender.sendto(b"!", _NAME + first.id)
     return state
 
 
-def _socket() -> socket:
-    import socket  # noqa: PLC0415 - who never waits need not load it
-
+def _socket() -> socket.socket:
     made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     made.setblocking(False)
     return made

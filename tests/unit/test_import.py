@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.support.processes import Children
 
 
-def told(source: str) -> str:
+def told(source: str, *arguments: object) -> str:
     """Run a script in a process of its own and return the line that it says."""
     with Children() as children:
-        return children.script(source).line()
+        return children.script(source, *arguments).line()
 
 
 def test_import_is_lean() -> None:
@@ -38,6 +39,27 @@ def test_nothing_is_loaded_at_the_first_use_of_a_name() -> None:
         "print(sorted(set(sys.modules) - before), flush=True)\n"
     )
     assert told(source) == "[]"
+
+
+def test_nothing_is_loaded_by_a_call_that_waits(tmp_path: Path) -> None:
+    """Nor is anything loaded later: a child forked while a thread's first wait loads it would wait for ever (I8)."""
+    source = (
+        "import sys, threading\n"
+        "from persistent_nonce import CallGate, SQLiteStore\n"
+        "gate = CallGate(SQLiteStore(sys.argv[1]), 'key')\n"
+        "def wait():\n"
+        "    with gate.call('Balance'):\n"
+        "        pass\n"
+        "before = set(sys.modules)\n"
+        "thread = threading.Thread(target=wait)\n"
+        "with gate.call('Balance'):\n"
+        "    thread.start()\n"
+        "    while not gate.store.read(gate.key).queue:\n"
+        "        pass\n"
+        "thread.join()\n"
+        "print(sorted(set(sys.modules) - before), flush=True)\n"
+    )
+    assert told(source, tmp_path / "nonces.db") == "[]"
 
 
 @pytest.mark.parametrize(
