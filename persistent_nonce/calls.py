@@ -341,4 +341,8 @@ class Call:
 
 def _kept(text: str) -> str:
     """Return what is kept of the exchange's words: JSON may hold half a character, which no file can."""
+    if not isinstance(text, str):
+        raise ConfigurationError(
+            f"the exchange's words are {text!r:.40}", "pass them as a string"
+        )
     return text[:_SAID].encode(errors="replace").decode()

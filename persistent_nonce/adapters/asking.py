@@ -24,8 +24,8 @@ def time_of(reply: Any) -> float:
         ExchangeError: there is none.
     """
     try:
-        return float(reply["result"]["unixtime"])
-    except (KeyError, TypeError, ValueError) as error:
+        return int(reply["result"]["unixtime"])
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ExchangeError(
             "Time was answered without a time", "try again later"
         ) from error

@@ -125,8 +125,9 @@ def directory_of(database: Path) -> Path:
 
 
 def pid_of(session: str) -> int:
-    """Return the pid in a session's name."""
-    return int(session.split("-", 1)[0])
+    """Return the pid in a session's name; 0 if there is none, as in a damaged record of a call, which has no check."""
+    pid = session.partition("-")[0]
+    return int(pid) if pid.isdecimal() else 0
 
 
 def of_one_process(one: str, other: str) -> bool:

@@ -184,6 +184,16 @@ def test_an_absurd_outcome(outcome: Any) -> None:
         call.settle("error")
 
 
+def test_a_back_off_whose_arguments_are_swapped() -> None:
+    """What the exchange said is a string; the call goes on, and is not left in flight."""
+    store = MemoryStore()
+    with CallGate(store, "k").call("Balance") as call:
+        absurd: Any = 5
+        refused(ConfigurationError, lambda: call.back_off(absurd, 1.0))
+        refused(ConfigurationError, lambda: call.settle("error", absurd))
+    assert [record.outcome for record in store.calls()] == ["ok"]
+
+
 @pytest.mark.parametrize("count", [0, -1, 10**7, 1.0, True, "3", None])
 def test_an_absurd_number_of_nonces(store: MemoryStore, count: Any) -> None:
     """As many nonces can be reserved as a program may use."""

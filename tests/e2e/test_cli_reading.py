@@ -6,9 +6,11 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -86,6 +88,16 @@ def test_calls_json(ran: Runner) -> None:
     with SQLiteStore(ran.database) as store:
         NonceProvider(store, "other", label="other").next()
     assert ran("calls", "other", "--json").data == []
+
+
+def test_a_damaged_record_is_shown(ran: Runner) -> None:
+    """A record of a call has no check; `calls` shows what it holds, and no process where none can be read."""
+    with closing(sqlite3.connect(ran.database)) as connection:
+        connection.execute("UPDATE calls SET session = 'x' || session")
+        connection.commit()
+    code, out, err = ran("calls")
+    assert (code, err, len(out.splitlines())) == (0, "", 3)
+    assert [call["pid"] for call in ran("calls", "--json").data] == [0, 0]
 
 
 def test_old_calls_in_doubt_are_found(ran: Runner) -> None:

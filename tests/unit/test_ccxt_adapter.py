@@ -249,7 +249,15 @@ def test_only_public_calls_are_throttled(
     assert costs == [1]
 
 
-@pytest.mark.parametrize("told", [None, {"error": []}, {"error": [], "result": {}}])
+@pytest.mark.parametrize(
+    "told",
+    [
+        None,
+        {"error": []},
+        {"error": [], "result": {}},
+        {"error": [], "result": {"unixtime": float("inf")}},
+    ],
+)
 def test_an_exchange_that_does_not_tell_its_time(
     told: Any, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

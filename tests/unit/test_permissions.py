@@ -189,10 +189,10 @@ def test_a_denied_access_to_what_is_ones_own(database: Path) -> None:
     denied = PermissionError(errno.EACCES, "denied")
     database.touch()
     database.chmod(0o400)
-    said = place.explain(denied, database)
+    said = permissions.explain(denied, database)
     assert f"chmod u+rwX {str(database)!r}" in said.hint
     database.chmod(0o600)
-    assert "as one user" in place.explain(denied, database).hint
+    assert "as one user" in permissions.explain(denied, database).hint
 
 
 def test_messages_are_one_short_line() -> None:
