@@ -30,7 +30,7 @@ _LOG: Final = logging.getLogger("persistent_nonce")
 #: limit, where that is more; those behind look less often.
 _LOOK: Final = (0.001, 0.0022)
 _LOOK_PART: Final = 50
-_LOOK_LONGEST: Final = 0.005
+_LOOK_LONGEST: Final = 0.01
 _LOOK_BEHIND: Final = 5.0  # times as long for each place further back
 _LOOK_SELDOM: Final = 0.1
 
