@@ -30,8 +30,9 @@ __all__ = ["StoreLock"]
 T = TypeVar("T")
 
 #: Seconds between two tries, at random. Measured on 2 to 16 hammering processes: shares stay within a factor
-#: of two, waits below 80 ms; an exponential back-off starves, and a blocking flock has no deadline.
-_RETRY: Final = (50e-6, 300e-6)
+#: of two, waits about 0.1 s; shorter ones give less to all of them, since who looks takes the time of who works; an
+#: exponential back-off starves, and a blocking flock has no deadline.
+_RETRY: Final = (100e-6, 500e-6)
 
 
 class StoreLock:
