@@ -50,7 +50,7 @@ class API(Asking, krakenex.API):
         min_interval: seconds between the starts of two calls; None follows the key's own, 0.2 at first.
         timeout: seconds to wait for a part of a reply; the whole may take twice as long.
         gate_timeout: seconds a call may wait for its turn.
-        recovery: what is done about a refused nonce; None follows the key's own.
+        recovery: what is done about a refused nonce; None is `Recovery()`, but for what is stored with the key.
 
     Raises:
         ConfigurationError: an argument cannot be used.

@@ -56,7 +56,7 @@ class Gated(base_api.SpotClient):
         unit: the unit of the key's nonces; None follows the key's own, 10ns at first, as python-kraken-sdk counts.
         min_interval: seconds between the starts of two calls; None follows the key's own, 0.2 at first.
         gate_timeout: seconds a call may wait for its turn.
-        recovery: what is done about a refused nonce; None follows the key's own.
+        recovery: what is done about a refused nonce; None is `Recovery()`, but for what is stored with the key.
 
     Raises:
         ConfigurationError: an argument cannot be used.

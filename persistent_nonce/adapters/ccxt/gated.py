@@ -51,7 +51,7 @@ class Gated:
         unit: the unit of the key's nonces; None follows the key's own, ms at first.
         min_interval: seconds between the starts of two calls; None follows the key's own, 0.2 at first.
         gate_timeout: seconds a call may wait for its turn.
-        recovery: what is done about a refused nonce, also as a dict of its settings; None follows the key's own.
+        recovery: what is done about a refused nonce, also as a dict of its settings; None as of a `CallGate`.
 
     Raises:
         ConfigurationError: a setting cannot be used.
