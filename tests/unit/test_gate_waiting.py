@@ -65,7 +65,7 @@ def test_waiting_reads_and_does_not_write(store: Spied, clock: Hands) -> None:
             clock.forward(step)
         assert process.store.updates == 1
         looks.append(process.store.reads)
-    assert 200 <= looks[0] <= 1_001  # one each 1 to 5 ms, the later the less often
+    assert 100 <= looks[0] <= 1_001  # one each 1 to 10 ms, the later the less often
     assert 10 <= looks[1] <= 201  # at most one each 5 ms, at least one each 100 ms
     call.leave()
 
